@@ -80,7 +80,7 @@ pub(crate) async fn run(
                 answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &signed) => answer,
             };
             match answer {
-                Ok(ReportAnswer { watermark, deleted }) => {
+                Ok(ReportAnswer { watermark, freshness, deleted }) => {
                     agent.set_back(REPORTS);
                     agent.set_deleted(deleted);
                     if let Some(watermark) = watermark.filter(|watermark| last.as_ref() != Some(watermark)) {
@@ -92,6 +92,9 @@ pub(crate) async fn run(
                             }
                         }
                         last = Some(watermark);
+                    }
+                    if let Some(statement) = freshness {
+                        agent.hear("a conf-slave", statement, &keys);
                     }
                     backoff.reset();
                     sent = Some(report);
@@ -135,6 +138,7 @@ fn report(agent: &Agent) -> HostReport {
         error: error.map(|words| words.chars().take(MOST_WORDS).collect()),
         failures,
         sources: status.sources.iter().take(MOST_SOURCES).cloned().collect(),
+        stale: status.freshness.stale,
         agent: status.agent.clone(),
         time: None,
         signature: None,

@@ -13,6 +13,7 @@ use conf_core::{
         Reload,
         flags::{self, Common, NoExtra},
     },
+    freshness::Freshness,
     tls::ClientFlags,
 };
 use libconf::name::DatacenterName;
@@ -90,6 +91,10 @@ pub struct RunOptions {
     /// The most MiB of one answer of a central server: the history of everything must fit.
     #[arg(long, value_name = "MIB", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub most_fetched: u32,
+    /// The seconds of silence of conf-master after which this program is stale, and says so: it
+    /// states every minute what is newest.
+    #[arg(long, value_name = "SECONDS", default_value_t = Freshness::default().limit().as_secs(), value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub stale_after: u64,
     /// The options of every daemon.
     #[command(flatten)]
     pub common: Common,

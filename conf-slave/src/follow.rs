@@ -5,7 +5,7 @@ use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
     access::AccessEvent,
-    api::{AbsentEvent, DatacenterStatus, DeletedEvent, Pointer, SnapshotEvent},
+    api::{AbsentEvent, DatacenterStatus, DeletedEvent, FreshnessEvent, Pointer, SnapshotEvent},
     daemon::{self, chain},
     retry::Backoff,
     upstream::{Event, Events, UpstreamError},
@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     access::Access,
+    freshness::Heard,
     mirror::Mirror,
     problems::{CENTRAL_HISTORY, Problems, REFUSED_SNAPSHOT},
     reports::HostReports,
@@ -38,11 +39,17 @@ const CENTRAL: &str = "central";
 /// The topic of a stream of events that is silent.
 const EVENTS: &str = "events";
 
+/// What takes the signed statements of the central server that are not about one snapshot.
+pub(crate) struct Statements {
+    pub(crate) access: Arc<Access>,
+    pub(crate) heard: Arc<Heard>,
+}
+
 /// Listens to the central server's events, which tell the mirror the newest pointer and watermark.
 pub(crate) async fn listen(
     mirror: Arc<Mirror>,
     reports: Arc<HostReports>,
-    access: Arc<Access>,
+    statements: Statements,
     problems: Arc<Problems>,
 ) {
     let path = format!("api/v1/events?datacenter={}", mirror.datacenter());
@@ -50,11 +57,11 @@ pub(crate) async fn listen(
     loop {
         // Not even the number of the served snapshot is named: another history may have it too.
         let failed = match mirror.upstreams.events(&path, None).await {
-            Ok(events) => read(events, &mirror, (&reports, &access), &problems, &mut backoff).await,
+            Ok(events) => read(events, &mirror, (&reports, &statements), &problems, &mut backoff).await,
             // A proxy may hold back even the head of the answer.
             Err(error @ UpstreamError::Silent { .. }) => {
                 let path = newest_path(&mirror);
-                if take_answer(mirror.upstreams.get_json(&path), (&mirror, &access), &problems).await {
+                if take_answer(mirror.upstreams.get_json(&path), (&mirror, &statements), &problems).await {
                     problems.clear(CENTRAL, "the central server is back");
                     continue;
                 }
@@ -72,7 +79,7 @@ pub(crate) async fn listen(
 async fn read(
     mut events: Events,
     mirror: &Mirror,
-    (reports, access): (&HostReports, &Arc<Access>),
+    (reports, statements): (&HostReports, &Statements),
     problems: &Problems,
     backoff: &mut Backoff,
 ) -> UpstreamError {
@@ -81,11 +88,11 @@ async fn read(
         let heard = match events.next_within(QUIET).await {
             Ok(Some(event)) => {
                 problems.clear(EVENTS, "the events of the central server arrive");
-                take(&event, mirror, access, problems).await;
+                take(&event, mirror, statements, problems).await;
                 true
             }
             Err(error) => return error,
-            Ok(None) => take_answer(events.ask(&newest_path(mirror)), (mirror, access), problems).await,
+            Ok(None) => take_answer(events.ask(&newest_path(mirror)), (mirror, statements), problems).await,
         };
         if heard {
             if mem::take(&mut is_first) {
@@ -105,7 +112,7 @@ fn newest_path(mirror: &Mirror) -> String {
 /// events is silent. Tells whether there is one.
 async fn take_answer(
     question: impl Future<Output = Result<DatacenterStatus, UpstreamError>>,
-    (mirror, access): (&Mirror, &Arc<Access>),
+    (mirror, Statements { access, heard }): (&Mirror, &Statements),
     problems: &Problems,
 ) -> bool {
     let Ok(Ok(newest)) = timeout(ASKING, question).await else { return false };
@@ -120,11 +127,15 @@ async fn take_answer(
     if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
         problems.report("access", ignored(access, statement).await, "the central server says who may ask this slave");
     }
+    let path = format!("{}/freshness", newest_path(mirror));
+    if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
+        take_freshness(heard, Ok(statement), problems);
+    }
     take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, problems);
     true
 }
 
-async fn take(event: &Event, mirror: &Mirror, access: &Arc<Access>, problems: &Problems) {
+async fn take(event: &Event, mirror: &Mirror, Statements { access, heard }: &Statements, problems: &Problems) {
     match event.name.as_str() {
         "snapshot" => match serde_json::from_str(&event.data) {
             Ok(event) => take_snapshot(&event, mirror, problems),
@@ -156,9 +167,21 @@ async fn take(event: &Event, mirror: &Mirror, access: &Arc<Access>, problems: &P
             };
             problems.report("watermarks", problem, "the central server sends good watermarks");
         }
+        "freshness" => take_freshness(heard, serde_json::from_str(&event.data), problems),
         // Heartbeats, and events of later versions.
         _ => {}
     }
+}
+
+fn take_freshness(heard: &Heard, statement: serde_json::Result<FreshnessEvent>, problems: &Problems) {
+    let problem = match statement {
+        Ok(statement) => heard
+            .take(statement)
+            .err()
+            .map(|error| format!("a freshness statement of the central server is ignored: {}", chain(&error))),
+        Err(error) => Some(format!("the central server sends unreadable freshness statements: {error}")),
+    };
+    problems.report("freshness statements", problem, "the central server sends good freshness statements");
 }
 
 /// Takes who may ask this slave, and says why that is ignored, if it is.

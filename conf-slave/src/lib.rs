@@ -22,6 +22,8 @@ mod problems;
 mod access;
 /// The verified snapshot in the local repository.
 mod mirror;
+/// How long the central server was not heard.
+mod freshness;
 /// Branches, packing and the search for damage.
 mod upkeep;
 /// The hosts' reports and their way up.

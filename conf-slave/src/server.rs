@@ -35,6 +35,7 @@ use crate::{
     access::{self, Access},
     config::{ConsulChoice, RunOptions},
     follow,
+    freshness::{self, FRESHNESS, Heard},
     http::{self as api, EmbeddedConsul, View},
     mirror::{self, Mirror},
     problems::Problems,
@@ -127,7 +128,10 @@ impl Slave {
 
         let upload =
             UploadPack::relaying(mirror::repository_in(&state), UploadLimits::default(), Arc::clone(&upstreams));
-        let (datacenter, served_by, at) = (options.datacenter, Arc::clone(&upload), state.clone());
+        let (datacenter, limit) = (options.datacenter, Duration::from_secs(options.stale_after));
+        let (at, named, trusted) = (state.clone(), datacenter.clone(), keys.clone());
+        let heard = Arc::new(spawn_blocking(move || Heard::open(&at, named, trusted, limit)).await?);
+        let (served_by, at) = (Arc::clone(&upload), state.clone());
         let bytes = u64::from(options.most_fetched) << 20;
         let (bounds, programs) = (FetchBounds { bytes, ..FetchBounds::HISTORY }, Arc::new(Programs::new(bytes)));
         let mirror = spawn_blocking(move || Mirror::open(&at, datacenter, (keys, bounds), upstreams, served_by));
@@ -137,6 +141,7 @@ impl Slave {
         let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), &metrics);
         let view = Arc::new(View {
             access,
+            heard,
             watermark: mirror.subscribe_watermark(),
             mirror,
             publisher,
@@ -202,7 +207,10 @@ impl Slave {
         spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), problems()));
         let central = mirror();
         spawn_until(&stop, &mut tasks, async move { central.upstreams.revive(|_, _| {}).await });
-        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), Arc::clone(&view.access), problems()));
+        let (access, heard) = (Arc::clone(&view.access), Arc::clone(&view.heard));
+        spawn_until(&stop, &mut tasks, freshness::run(Arc::clone(&heard), mirror(), problems()));
+        let statements = follow::Statements { access, heard };
+        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), statements, problems()));
         spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
         spawn_until(&stop, &mut tasks, branches::run(mirror(), problems(), Arc::clone(&programs)));
         spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));
@@ -225,6 +233,11 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
     let sequence = metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served");
     let published = metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published");
     let hosts = metrics.gauge("conf_slave_hosts", "Hosts that have reported");
+    let stale = metrics.gauge("conf_slave_stale", "1 while conf-master was not heard within --stale-after");
+    let age = metrics.gauge(
+        "conf_slave_freshness_age_seconds",
+        "The age of conf-master's last freshness statement, -1 before the first one",
+    );
     let (mut served, mut problems) = (view.mirror.subscribe(), view.problems.subscribe());
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let shown = Arc::clone(&view);
@@ -233,6 +246,9 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
         sequence.set(served.map_or(0, |served| whole(served.snapshot.sequence.0)));
         published.set(shown.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
         hosts.set(i64::try_from(shown.reports.count()).unwrap_or(i64::MAX));
+        let freshness = shown.heard.state();
+        stale.set(i64::from(freshness.stale));
+        age.set(freshness.age_seconds.map_or(-1, whole));
     });
     let mut look = Instant::now();
     loop {
@@ -247,6 +263,7 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
                 health.set_unready(format!("no snapshot of {} is here yet{why}", view.mirror.datacenter()));
             }
         }
+        health.remark(FRESHNESS, view.problems.get(FRESHNESS));
         // Not with each change, which hosts wait for.
         if look <= Instant::now() {
             health.report("file descriptors", web::no_files_left());

@@ -269,7 +269,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Waits for the next event that is no heartbeat, and does not say who may ask.
+    /// Waits for the next event that is no heartbeat, and says neither who may ask nor the time.
     pub fn next(&self) -> Event {
         self.next_within(DEADLINE).unwrap_or_else(|| panic!("no event came, or the stream ended"))
     }
@@ -279,7 +279,7 @@ impl Events {
         loop {
             let event = self.received.recv_timeout(wait).ok()?;
             let is_comment = event.name.is_empty() && event.data.is_empty();
-            if !is_comment && !matches!(event.name.as_str(), "heartbeat" | "access") {
+            if !is_comment && !matches!(event.name.as_str(), "heartbeat" | "access" | "freshness") {
                 return Some(event);
             }
         }
@@ -311,7 +311,8 @@ impl Events {
     /// Waits for the next event of a name, and ignores others.
     pub fn next_named(&self, name: &str) -> Event {
         loop {
-            let event = self.next();
+            let event = self.received.recv_timeout(DEADLINE);
+            let event = event.unwrap_or_else(|_| panic!("no event {name} came, or the stream ended"));
             if event.name == name {
                 return event;
             }

@@ -5,6 +5,7 @@ use std::{sync::atomic::AtomicU64, time::Duration};
 use conf_core::{
     api::HostState,
     daemon::Metrics,
+    freshness::{FreshnessState, Moment},
     http::{Health, no_files_left},
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
@@ -33,6 +34,17 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
     let time = Gauge::<f64, AtomicU64>::default();
     let time = metrics.register("conf_local_switch_seconds", "From the pointer to the last switch", time);
     let switches: Counter = metrics.counter("conf_local_switches", "Switches of the export");
+    let stale: Gauge = metrics.gauge("conf_local_stale", "1 while conf-master was not heard within --stale-after");
+    let age: Gauge = metrics.gauge(
+        "conf_local_freshness_age_seconds",
+        "The age of conf-master's last freshness statement, -1 before the first one",
+    );
+    let shown = agent.clone();
+    metrics.on_reading(move || {
+        let freshness = FreshnessState::of(&shown.view().freshness, Moment::now());
+        stale.set(i64::from(freshness.stale));
+        age.set(freshness.age_seconds.map_or(-1, |age| i64::try_from(age).unwrap_or(i64::MAX)));
+    });
     let mut views = agent.follow();
     let mut seen = agent.view().status.sequence;
     let mut look = Instant::now();
@@ -56,6 +68,8 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
             (None, Some(error)) => health.set_unready(format!("nothing is exported yet: {error}")),
             (None, None) => health.set_unready("nothing is exported yet"),
         }
+        let freshness = FreshnessState::of(&view.freshness, Moment::now());
+        health.remark("freshness", freshness.problem().map(str::to_owned));
         if look <= Instant::now() {
             health.report("file descriptors", no_files_left());
             look = Instant::now() + EVERY;

@@ -39,7 +39,7 @@ use crate::{
     renewal, report,
     service::{self, Service},
     snapshot::{NamedComponent, Offers, SnapshotServers},
-    state::{Agent, ReportNumbers, Status, View, WriterRequest, central},
+    state::{Agent, ReportNumbers, Status, View, WriterRequest, central, freshness},
     transaction::{Audience, Checks, Host, HostOptions},
 };
 
@@ -100,6 +100,7 @@ impl LocalAgent {
             needs_consul: is_consul_named || options.surrogate.is_empty(),
             key,
             datacenter: options.datacenter.clone(),
+            keys: keys.clone(),
             servers: servers.clone(),
         };
         let reports = Arc::clone(&servers.surrogates);
@@ -109,6 +110,7 @@ impl LocalAgent {
         let (agent, requests) = Agent::new(View::new(status), host.history());
         host.publish_to(&agent);
         central::recall(&agent, &host.export.path);
+        freshness::recall(&agent, &options.state, Duration::from_secs(options.stale_after), &keys);
         let watchers = Registry::open(&options.state, &watch, host.outbox.clone(), agent.clone(), options.observe);
         host.secrets.set_period(Duration::from_secs(options.secrets_every));
         let repository = host.repository.pool.clone();
@@ -174,6 +176,7 @@ impl LocalAgent {
         });
         tasks.spawn(health::run(agent.clone(), health, metrics, stopping.clone()));
         tasks.spawn(central::run(agent.clone(), host.export.path.clone(), host.lock.clone(), stopping.clone()));
+        tasks.spawn(freshness::run(agent.clone(), host.lock.clone(), stopping.clone()));
         tasks.spawn(watchers.run(stopping.clone()));
         tasks.spawn(probe::run(probes, agent.clone(), host.outbox.clone(), stopping.clone()));
         tasks.spawn(renewal::run(host.secrets.clone(), agent.clone(), stopping.clone()));

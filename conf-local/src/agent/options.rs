@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use conf_core::{
     address::{BaseUrl, GivenAddress, listen_address},
     daemon::flags::Common,
+    freshness::Freshness,
     tls::ClientFlags,
 };
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
@@ -100,6 +101,10 @@ pub struct RunOptions {
     /// The seconds for which a snapshot is kept at least, whatever their number.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) keep_seconds: u64,
+    /// The seconds of silence of conf-master after which this host is stale, and says so: every
+    /// minute, conf-master states what is newest. A stale host goes on with what it has.
+    #[arg(long, value_name = "SECONDS", default_value_t = Freshness::default().limit().as_secs(), value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub(crate) stale_after: u64,
     /// When the agent is ready: once it is `started` and answers, or once something is `exported`,
     /// where an export that an earlier run has left counts.
     #[arg(long, value_name = "WHEN", default_value = "started")]

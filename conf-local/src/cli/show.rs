@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use conf_core::terminal::Table;
+use conf_core::{freshness::FreshnessState, terminal::Table};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -92,6 +92,7 @@ fn facts(answer: &StatusAnswer) -> Table {
         ["host", status.host.as_str()],
         ["exported", &exported],
         ["central", &format!("the newest up to change {}", status.central)],
+        ["freshness", &freshness(&status.freshness)],
         ["state", &(word(&status.state) + observes)],
         ["pointer", pointer.as_deref().unwrap_or("not read yet")],
         ["components", &format!("{}{everything}", status.components)],
@@ -101,6 +102,15 @@ fn facts(answer: &StatusAnswer) -> Table {
         facts.add_row(fact);
     }
     facts
+}
+
+/// How long conf-master was not heard. The remark stands among the problems, if it is one.
+fn freshness(state: &FreshnessState) -> String {
+    match (&state.time, state.stale) {
+        (Some(time), true) => format!("stale: conf-master was heard {}", ago(time)),
+        (Some(time), false) => format!("conf-master was heard {}", ago(time)),
+        (None, _) => state.remark.clone().unwrap_or_else(|| "not known".to_owned()),
+    }
 }
 
 /// Appends a table, unless it has no rows.

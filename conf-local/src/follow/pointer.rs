@@ -7,6 +7,7 @@ use conf_core::{
     consul::{Consul, Entry, WatchIndex},
     daemon::chain,
     retry::{Backoff, with_jitter},
+    sign::TrustedKeys,
 };
 use libconf::name::{DatacenterName, Sequence};
 use tokio::{sync::watch, time::sleep};
@@ -41,6 +42,8 @@ pub(crate) struct Sources {
     /// The datacenter's authoritative key.
     pub(crate) key: String,
     pub(crate) datacenter: DatacenterName,
+    /// What verifies the statements of conf-master.
+    pub(crate) keys: TrustedKeys,
     pub(crate) servers: SnapshotServers,
 }
 

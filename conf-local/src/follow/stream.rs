@@ -3,12 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{HistoryEvent, Pointer, SnapshotEvent},
+    api::{FreshnessEvent, HistoryEvent, Pointer, SnapshotEvent},
     daemon::chain,
+    freshness::Moment,
     retry::{Backoff, with_jitter},
     upstream::{Event, Events, UpstreamError},
 };
 use http::StatusCode;
+use libconf::name::{CommitId, Sequence};
+use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +44,16 @@ const NEXT_OPINION: Duration = Duration::from_secs(2);
 
 /// What a conf-slave answers with the snapshot that it serves, beside much else.
 const STATUS: &str = "api/v1/status";
+
+/// The answer.
+#[derive(Deserialize)]
+struct Served {
+    sequence: Sequence,
+    commit: CommitId,
+    /// The last word of conf-master; a conf-slave of an earlier version says none.
+    #[serde(default)]
+    statement: Option<FreshnessEvent>,
+}
 
 /// The name in `away` of a conf-slave that refuses the central history.
 const HISTORY: &str = "central history";
@@ -128,11 +141,13 @@ impl Listener<'_> {
         let is_alone = self.sources.servers.surrogates.in_order().len() == 1;
         let doubted = self.candidates.doubted(&url);
         let mut quiet = QUIET;
-        let mut opinions = Box::pin(self.ask_the_others(&url));
+        let mut opinions = Box::pin(self.ask_while_slow(&url));
+        let mut words = Box::pin(self.ask_while_unheard(&url));
         loop {
             let event = tokio::select! {
                 event = events.next_within(quiet) => event,
                 () = &mut opinions => continue,
+                () = &mut words => continue,
                 () = self.candidates.until_doubted(&url, doubted), if !is_alone => return None,
             };
             match event {
@@ -158,18 +173,35 @@ impl Listener<'_> {
 
     /// Asks the other conf-slaves what they serve, whenever an attempt at what this one names takes
     /// long and nobody else is heard. Never ends.
-    async fn ask_the_others(&self, url: &str) {
+    async fn ask_while_slow(&self, url: &str) {
         loop {
             self.candidates.until_slow_and_alone(url, SECOND_OPINION).await;
-            let others = self.sources.servers.surrogates.in_order();
-            for other in others.iter().filter(|other| other.url().as_str() != url) {
-                let other_url = other.url().to_string();
-                if self.ask(&other_url, other.get_json(STATUS)).await {
-                    // It said this once, and is not heard from now on.
-                    self.candidates.gone(&other_url);
-                }
-            }
+            self.ask_the_others(url).await;
             sleep(NEXT_OPINION).await;
+        }
+    }
+
+    /// Asks the other conf-slaves, while conf-master was not heard for half of the limit: this one
+    /// may withhold what it says, and changes with it. Never ends.
+    async fn ask_while_unheard(&self, url: &str) {
+        loop {
+            let limit = self.agent.view().freshness.limit();
+            sleep(with_jitter(limit / 8)).await;
+            let age = self.agent.view().freshness.age(Moment::now());
+            if age.is_some_and(|age| age > limit / 2) {
+                self.ask_the_others(url).await;
+            }
+        }
+    }
+
+    async fn ask_the_others(&self, url: &str) {
+        let others = self.sources.servers.surrogates.in_order();
+        for other in others.iter().filter(|other| other.url().as_str() != url) {
+            let other_url = other.url().to_string();
+            if self.ask(&other_url, other.get_json(STATUS)).await {
+                // It said this once, and is not heard from now on.
+                self.candidates.gone(&other_url);
+            }
         }
     }
 
@@ -201,15 +233,25 @@ impl Listener<'_> {
                 }
                 _ => self.agent.set_back(HISTORY),
             },
+            "freshness" => match serde_json::from_str::<FreshnessEvent>(&event.data) {
+                Ok(statement) => self.agent.hear(url, statement, &self.sources.keys),
+                Err(error) => {
+                    self.agent.set_away(EVENTS, &format!("{url} sends unreadable freshness statements: {error}"));
+                }
+            },
             // Heartbeats, and events of later versions.
             _ => {}
         }
     }
 
-    /// Names the snapshot that a conf-slave serves, if it answers. Tells whether it does.
-    async fn ask(&self, url: &str, question: impl Future<Output = Result<Pointer, UpstreamError>>) -> bool {
-        let Ok(Ok(newest)) = timeout(ASKING, question).await else { return false };
-        self.candidates.name(url, newest);
+    /// Names the snapshot that a conf-slave serves, and hears what it was told, if it answers.
+    /// Tells whether it does.
+    async fn ask(&self, url: &str, question: impl Future<Output = Result<Served, UpstreamError>>) -> bool {
+        let Ok(Ok(Served { sequence, commit, statement })) = timeout(ASKING, question).await else { return false };
+        self.candidates.name(url, Pointer { sequence, commit });
+        if let Some(statement) = statement {
+            self.agent.hear(url, statement, &self.sources.keys);
+        }
         true
     }
 }

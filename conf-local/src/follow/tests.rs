@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_core::upstream::{Credentials, Upstreams};
+use conf_core::{
+    sign::{SigningKey, TrustedKeys},
+    upstream::{Credentials, Upstreams},
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +29,7 @@ fn nowhere() -> Sources {
         needs_consul: false,
         key: "pointer".to_owned(),
         datacenter: "us-west/v1".parse().unwrap(),
+        keys: TrustedKeys::of(&SigningKey::generate(&tempfile::tempdir().unwrap().path().join("key"), "test").unwrap()),
         servers: SnapshotServers::new(servers(&[]), servers(&["http://127.0.0.1:1"])),
     }
 }

@@ -38,6 +38,11 @@ impl StateLock {
         Ok(StateLock(Arc::new(Locked { folder: folder.to_owned(), lock })))
     }
 
+    /// The locked folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
     /// Locks the folder that is there now. Another agent that has locked it meanwhile keeps it.
     pub(crate) fn take_again(&self) -> Result<(), LockError> {
         let taken = git::lock_alone(&self.0.folder)?;

@@ -1,6 +1,10 @@
 //! `GET /v1/status`: the host's state; and `POST /v1/verify`, which checks it.
 
-use conf_core::{api::HostState, http::Request};
+use conf_core::{
+    api::HostState,
+    freshness::{FreshnessState, Moment},
+    http::Request,
+};
 use http::StatusCode;
 use libconf::name::Sequence;
 use serde::{Deserialize, Serialize};
@@ -45,7 +49,9 @@ pub(crate) struct VerifyQuery {
 impl Service {
     /// Returns the state as it is now, with the errors of processes that `reader` may read.
     pub fn status(&self, reader: Reader) -> StatusAnswer {
-        let status = self.agent.view().status.clone();
+        let view = self.agent.view();
+        let freshness = FreshnessState::of(&view.freshness, Moment::now());
+        let status = Status { freshness, ..view.status.clone() };
         let watchers = self.watchers.status();
         let processes = self.processes.status(reader);
         let mut problems = problems(&status, &watchers);
@@ -102,6 +108,7 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
     }));
     problems.extend(failing(&status.probes));
     problems.extend(status.deleted_words());
+    problems.extend(status.freshness.problem().map(str::to_owned));
     problems.extend(status.away.iter().map(|(what, why)| {
         let is_server = what.contains("://") || what.starts_with("consul") || what == "reports";
         if is_server && !what.contains(" of ") {

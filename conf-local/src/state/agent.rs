@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use conf_core::api::{HostState, Pointer};
+use conf_core::freshness::Freshness;
 use libconf::name::{CommitId, Sequence};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -40,12 +41,14 @@ pub struct View {
     pub exported: Option<Arc<Exported>>,
     /// The known watermarks.
     pub watermarks: Watermarks,
+    /// When conf-master was heard.
+    pub freshness: Freshness,
 }
 
 impl View {
     /// What is known before anything was exported.
     pub fn new(status: Status) -> Self {
-        View { status, exported: None, watermarks: Watermarks::default() }
+        View { status, exported: None, watermarks: Watermarks::default(), freshness: Freshness::default() }
     }
 
     /// Sets the central sequence again, after a switch or a new watermark.

@@ -7,6 +7,7 @@ mod status;
 mod watermark;
 mod agent;
 pub(crate) mod central;
+pub(crate) mod freshness;
 #[cfg(test)]
 mod tests;
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use conf_core::api::{HostFailure, HostState, LONGEST_FAILURE, MOST_FAILURES, Pointer};
+use conf_core::freshness::FreshnessState;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence, SourceName};
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,9 @@ pub struct Status {
     /// What cannot be reached now, with the reason.
     #[serde(default)]
     pub away: BTreeMap<String, String>,
+    /// How long conf-master was not heard.
+    #[serde(default)]
+    pub(crate) freshness: FreshnessState,
     /// True if the central server has deleted the datacenter. This host keeps its files.
     #[serde(default)]
     pub deleted: bool,
@@ -186,6 +190,7 @@ impl Status {
             untold: BTreeMap::new(),
             damage: Vec::new(),
             away: BTreeMap::new(),
+            freshness: FreshnessState::default(),
             deleted: false,
             listed: true,
             shut_out: None,

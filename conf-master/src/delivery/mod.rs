@@ -3,6 +3,7 @@
 
 mod access;
 pub(crate) mod chains;
+mod freshness;
 pub(crate) mod holding;
 pub(crate) mod hosts;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod watermarks;
 
 pub(crate) use crate::delivery::access::{AccessFeed, AccessStatements};
 pub(crate) use crate::delivery::chains::Chains;
+pub(crate) use crate::delivery::freshness::{FreshnessFeed, FreshnessStatements};
 pub(crate) use crate::delivery::holding::WhereAnswer;
 pub(crate) use crate::delivery::hosts::Hosts;
 pub(crate) use crate::delivery::hosts::shown::{HostsAnswer, HostsPage};

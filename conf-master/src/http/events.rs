@@ -1,4 +1,5 @@
-//! The stream of events: every datacenter's newest snapshot, watermarks, and deletions.
+//! The stream of events: every datacenter's newest snapshot, watermarks, freshness statements, and
+//! deletions.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -14,8 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
-use crate::delivery::{AccessFeed, Watermarks};
-use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter};
+use crate::delivery::{AccessFeed, FreshnessFeed, Watermarks};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, newest};
 use crate::judge::Rights;
 use crate::landing::Published;
 
@@ -32,9 +33,9 @@ struct Query {
 }
 
 /// `GET /api/v1/events?datacenter=<id>/<version>`, and for who hears no events
-/// `GET /api/v1/datacenters/<id>/<version>/access`.
+/// `GET /api/v1/datacenters/<id>/<version>/access` and `…/freshness`.
 pub(crate) fn routes(server: Server) -> Routes {
-    let asked = server.clone();
+    let (asked, stated) = (server.clone(), server.clone());
     let events = warp::path!("api" / "v1" / "events")
         .and(warp::get())
         .and(warp::query::<Query>())
@@ -46,13 +47,17 @@ pub(crate) fn routes(server: Server) -> Routes {
             answer(async move { server.who_may_ask(&name?, &request.principal) })
         },
     );
-    events.boxed().or(access.boxed()).unify().boxed()
+    let freshness = datacenter().and(warp::path!("freshness")).and(warp::get()).then(move |name: NamedDatacenter| {
+        let server = stated.clone();
+        answer(async move { server.state_freshness(&name?) })
+    });
+    events.boxed().or(access.boxed()).unify().or(freshness.boxed()).unify().boxed()
 }
 
 impl Server {
-    /// Sends a datacenter's newest snapshot now and each time it changes, and watermarks; of one
-    /// that was deleted, that it was. A reader that is too slow for every snapshot gets the newest
-    /// one: each is whole.
+    /// Sends a datacenter's newest snapshot now and each time it changes, watermarks, and freshness
+    /// statements; of one that was deleted, that it was. A reader that is too slow for every
+    /// snapshot gets the newest one: each is whole.
     fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
         match self.streams.take(request.peer) {
@@ -61,7 +66,8 @@ impl Server {
                 let hears = hears_of_access(&request.principal, &published.borrow().rights);
                 let access = hears.then(|| AccessFeed::new(self.access.clone()));
                 let may = reads(request.principal.clone(), datacenter.clone());
-                events_of(datacenter, last, (published, watermarks, access), (Some(place), may))
+                let freshness = FreshnessFeed::new(self.freshness.clone());
+                events_of(datacenter, last, (published, watermarks, access, freshness), (Some(place), may))
             }
             Err(full) => *full,
         }
@@ -69,7 +75,7 @@ impl Server {
 }
 
 /// What a stream of events follows.
-type Followed = (watch::Receiver<Arc<Published>>, Arc<Watermarks>, Option<AccessFeed>);
+type Followed = (watch::Receiver<Arc<Published>>, Arc<Watermarks>, Option<AccessFeed>, FreshnessFeed);
 
 /// Tells whether somebody is told who may ask conf-slaves: they themselves, and administrators.
 fn hears_of_access(who: &Principal, rights: &Rights) -> bool {
@@ -102,13 +108,32 @@ impl Server {
             |statement| Ok(json(StatusCode::OK, &*statement)),
         )
     }
+
+    fn state_freshness(&self, datacenter: &DatacenterName) -> Answered {
+        let published = self.lander.published.borrow().clone();
+        newest(&published, datacenter)?;
+        match self.freshness.of(&published, datacenter, Instant::now()) {
+            Ok((statement, _)) => Ok(json(StatusCode::OK, &statement.as_deref())),
+            Err(cause) => {
+                tracing::error!(error = chain(&cause), %datacenter, "a freshness statement cannot be signed");
+                Err(error(StatusCode::INTERNAL_SERVER_ERROR, "conf-master cannot sign; its log says why"))
+            }
+        }
+    }
+}
+
+/// What a stream of events woke up for.
+enum Woken {
+    Landing,
+    Watermark,
+    Freshness,
 }
 
 /// The events of one datacenter for a reader that has its snapshot `last`.
 fn events_of(
     datacenter: DatacenterName,
     last: Option<Sequence>,
-    (mut published, watermarks, mut access): Followed,
+    (mut published, watermarks, mut access, mut freshness): Followed,
     (place, may): (Option<StreamPlace>, impl Fn(&Rights) -> bool + Send + 'static),
 ) -> Response {
     published.mark_changed();
@@ -120,15 +145,21 @@ fn events_of(
         let mut due = Instant::now();
         let (mut told_deleted, mut told_absent) = (false, false);
         loop {
-            let landed = tokio::select! {
+            let woken = tokio::select! {
                 biased;
                 changed = published.changed() => match changed {
-                    Ok(()) => true,
+                    Ok(()) => Woken::Landing,
                     Err(_) => break,
                 },
-                () = sleep_until(due), if owed.is_some() => false,
+                () = sleep_until(due), if owed.is_some() => Woken::Watermark,
+                () = sleep_until(freshness.due) => Woken::Freshness,
             };
-            if landed {
+            if matches!(woken, Woken::Freshness) {
+                let now = published.borrow().clone();
+                if let Some(statement) = freshness.next(&now, &datacenter, Instant::now()) {
+                    yield Event::json("freshness", None, &*statement);
+                }
+            } else if matches!(woken, Woken::Landing) {
                 let now = published.borrow_and_update().clone();
                 let next = |access: &mut AccessFeed| access.next(&now, &datacenter);
                 if let Some(statement) = access.as_mut().and_then(next) {
@@ -166,6 +197,7 @@ fn events_of(
                     yield Event::json("snapshot", Some(snapshot.sequence.to_string()), &event);
                 }
                 owed = Some(now);
+                freshness.hurry();
             } else if let Some(now) = owed.take() {
                 due = Instant::now() + BETWEEN_WATERMARKS;
                 match watermarks.of(&now, &datacenter) {
@@ -189,6 +221,7 @@ fn absent(now: &Published, datacenter: &DatacenterName) -> AbsentEvent {
 
 #[cfg(test)]
 mod tests {
+    use crate::delivery::FreshnessStatements;
     use conf_core::{sign::SigningKey, snapshot::Snapshot};
     use http_body_util::BodyExt as _;
     use libconf::name::{CommitId, ObjectId};
@@ -199,7 +232,11 @@ mod tests {
     #[tokio::test]
     async fn no_watermark_follows_a_deletion() {
         let folder = tempfile::tempdir().unwrap();
-        let key = SigningKey::generate(&folder.path().join("key"), "test").unwrap();
+        let path = folder.path().join("key");
+        let key = SigningKey::generate(&path, "test").unwrap();
+        let same = SigningKey::load(&path).unwrap();
+        let statements = Arc::new(FreshnessStatements::new(same, Duration::from_secs(60)));
+        let freshness = FreshnessFeed::new(statements);
         let name: DatacenterName = "dc/v1".parse().unwrap();
         let snapshot = Snapshot {
             commit: CommitId::ZERO,
@@ -216,15 +253,17 @@ mod tests {
         let datacenters = [(name.clone(), snapshot)].into();
         let there = Published { sequence: Sequence(1), datacenters, ..Published::default() };
         let (publish, published) = watch::channel(Arc::new(there));
+        let anybody = (None, |_: &Rights| true);
         let mut body =
-            events_of(name.clone(), None, (published, Arc::new(Watermarks::new(key)), None), (None, |_: &Rights| true))
+            events_of(name.clone(), None, (published, Arc::new(Watermarks::new(key)), None, freshness), anybody)
                 .into_body();
         let beat = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(beat.starts_with(b"event: heartbeat"), "{beat:?}");
         // On a busy machine another heartbeat may come at any place.
         let mut next = async || loop {
             let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
-            if !frame.starts_with(b"event: heartbeat") {
+            // And a freshness statement, of the time before.
+            if !frame.starts_with(b"event: heartbeat") && !frame.starts_with(b"event: freshness") {
                 break String::from_utf8_lossy(&frame).into_owned();
             }
         };

@@ -26,7 +26,7 @@ use conf_core::http::{
 };
 use warp::Filter as _;
 
-use crate::delivery::{AccessStatements, Hosts, Watermarks};
+use crate::delivery::{AccessStatements, FreshnessStatements, Hosts, Watermarks};
 use crate::hooks::{PUSH_VARIABLE, Pushers};
 use crate::http::parts::shown_to_pushers;
 use crate::http::policy::{TRIALS_AT_ONCE, TRIALS_WAITING};
@@ -48,7 +48,7 @@ pub(crate) fn server(
     repo: PathBuf,
     authenticator: Authenticator,
     lander: Lander,
-    (watermarks, access): (Watermarks, AccessStatements),
+    (watermarks, access, freshness): (Watermarks, AccessStatements, FreshnessStatements),
     pushers: Pushers,
     upload: Arc<UploadPack>,
     hosts: Arc<Hosts>,
@@ -70,6 +70,7 @@ pub(crate) fn server(
         streams: StreamPlaces::default(),
         watermarks: Arc::new(watermarks),
         access: Arc::new(access),
+        freshness: Arc::new(freshness),
         hosts,
         inventories: Arc::default(),
         chains: Arc::default(),

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use warp::{Filter, filters::BoxedFilter};
 
-use crate::delivery::{AccessStatements, Chains, Hosts, Watermarks};
+use crate::delivery::{AccessStatements, Chains, FreshnessStatements, Hosts, Watermarks};
 use crate::fault::{Fault, Refusal, RefusalKind};
 use crate::inspect::InspectError;
 use crate::landing::{Lander, Published, Pusher};
@@ -41,6 +41,8 @@ pub(crate) struct Server {
     pub(crate) watermarks: Arc<Watermarks>,
     /// Signs who may ask conf-slaves.
     pub(crate) access: Arc<AccessStatements>,
+    /// Signs what is newest at a time.
+    pub(crate) freshness: Arc<FreshnessStatements>,
     /// The newest report of every host.
     pub(crate) hosts: Arc<Hosts>,
     /// The inventories of datacenters.

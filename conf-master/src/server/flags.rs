@@ -50,6 +50,10 @@ pub(crate) struct ServeFlags {
     /// what two looks find is removed
     #[arg(long, value_name = "SECONDS", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) prune_every: u64,
+    /// The time between two freshness statements about a datacenter, by which conf-slaves and hosts
+    /// notice that changes are withheld: keep it well below their `--stale-after`
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) freshness_every: u64,
     /// The limits of what may land
     #[command(flatten)]
     pub(crate) limits: LimitFlags,

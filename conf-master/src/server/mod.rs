@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::delivery::{AccessStatements, Hosts, Watermarks};
+use crate::delivery::{AccessStatements, FreshnessStatements, Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks, ssh::OverSsh};
 use crate::http::rights;
 use crate::judge::{Judge, ReportingHosts, Rights};
@@ -88,7 +88,9 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let keys = conditions::Keys { trusted: TrustedKeys::of(&key), identity };
     let conditions = tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), keys, stop.clone()));
     let access = AccessStatements::new(SigningKey::load(&store::key_path(&path))?);
-    let signed = (Watermarks::new(key), access);
+    let every = Duration::from_secs(flags.freshness_every);
+    let freshness = FreshnessStatements::new(SigningKey::load(&store::key_path(&path))?, every);
+    let signed = (Watermarks::new(key), access, freshness);
     let examination = tokio::task::spawn_blocking({
         let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
         move || examine(&path, &table, &stop)

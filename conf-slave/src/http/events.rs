@@ -2,7 +2,8 @@
 //!
 //! Hosts hear of a change by this stream also where nothing can be published into Consul. The
 //! stream begins with the newest snapshot. A reader that is too slow for every snapshot gets the
-//! newest one: each is whole.
+//! newest one: each is whole. The freshness statements of the central server go the same way, as
+//! they came.
 
 use std::sync::Arc;
 
@@ -49,8 +50,10 @@ impl Streams {
             Err(full) => return *full,
         };
         let (mut served, mut problems) = (view.mirror.subscribe(), view.problems.subscribe());
+        let mut heard = view.heard.subscribe();
         served.mark_changed();
         problems.mark_changed();
+        heard.mark_changed();
         web::events(stream! {
             let _place = place;
             let mut told = None;
@@ -71,6 +74,13 @@ impl Streams {
                         if told.as_ref() != Some(&refused) {
                             told = Some(refused.clone());
                             yield Event::json("history", None, &HistoryEvent { refused });
+                        }
+                    }
+                    changed = heard.changed() => {
+                        if changed.is_err() { return }
+                        let newest = heard.borrow_and_update().clone();
+                        if let Some(newest) = newest {
+                            yield Event::json("freshness", None, &*newest);
                         }
                     }
                 }

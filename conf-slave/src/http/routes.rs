@@ -85,5 +85,6 @@ async fn take_report(view: Arc<View>, request: Request) -> Response {
     // The watermark tells the host whether its snapshot is the newest. The answer has none before
     // this slave heard one.
     let watermark = view.watermark.borrow().clone();
-    web::json(StatusCode::OK, &ReportAnswer { watermark, deleted: view.mirror.is_deleted() })
+    let (freshness, deleted) = (view.heard.newest(), view.mirror.is_deleted());
+    web::json(StatusCode::OK, &ReportAnswer { watermark, freshness, deleted })
 }

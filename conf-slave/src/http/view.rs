@@ -6,12 +6,15 @@ use conf_core::api::WatermarkEvent;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{access::Access, mirror::Mirror, problems::Problems, publish::Publisher, reports::HostReports};
+use crate::{
+    access::Access, freshness::Heard, mirror::Mirror, problems::Problems, publish::Publisher, reports::HostReports,
+};
 
 /// The parts of the program that the routes read.
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) access: Arc<Access>,
+    pub(crate) heard: Arc<Heard>,
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) reports: Arc<HostReports>,
@@ -35,6 +38,9 @@ impl View {
             "published": self.publisher.published(),
             // The newest change of the central server that this slave has heard of.
             "watermark": self.watermark.borrow().as_ref().map(|watermark| watermark.central),
+            // How long the central server was not heard, and its last word, as it came.
+            "freshness": self.heard.state(),
+            "statement": self.heard.newest(),
             "hosts": self.reports.count(),
             // `problem` is the present outage, in words.
             "consul": { "addresses": self.consul, "problem": self.problems.get("consul") },

@@ -51,6 +51,35 @@ impl WatermarkEvent {
     }
 }
 
+/// Event `freshness` on the streams of conf-master and conf-slave, and the answer to
+/// `GET /api/v1/datacenters/<id>/<version>/freshness` of conf-master: at a time, a snapshot was the
+/// datacenter's newest one. conf-master signs one every minute. A reader of an earlier version
+/// ignores it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreshnessEvent {
+    /// The newest change that conf-master had accepted then, for whichever datacenter.
+    pub central: Sequence,
+    /// The datacenter.
+    pub datacenter: DatacenterName,
+    /// The sequence of its newest snapshot.
+    pub snapshot: Sequence,
+    /// That snapshot.
+    pub commit: CommitId,
+    /// The time by conf-master's clock, in seconds since 1970. Each statement of one conf-master
+    /// has a later one than those before.
+    pub time: i64,
+    /// conf-master's SSH signature over all of this; see
+    /// [`sign_freshness`](crate::sign::sign_freshness).
+    pub signature: String,
+}
+
+impl FreshnessEvent {
+    /// The datacenter's newest snapshot, as the statement names it.
+    pub fn newest(&self) -> Pointer {
+        Pointer { sequence: self.snapshot, commit: self.commit }
+    }
+}
+
 /// Event `deleted` on the same stream: the datacenter's branch was deleted. No snapshot follows
 /// until it is pushed again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +142,9 @@ pub struct ReportAnswer {
     /// The newest watermark that the conf-slave has received, if any.
     #[serde(default)]
     pub watermark: Option<WatermarkEvent>,
+    /// The newest freshness statement that the conf-slave has received, if any.
+    #[serde(default)]
+    pub freshness: Option<FreshnessEvent>,
     /// The central server has deleted the datacenter. This only informs: the host keeps its files.
     #[serde(default)]
     pub deleted: bool,
@@ -219,6 +251,10 @@ pub struct HostReport {
     /// The secret sources that the host's own file offers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceName>,
+    /// True if the host has heard no freshness statement of conf-master within its limit, so that
+    /// changes may be withheld from it. The signature does not cover it: earlier versions verify.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
     /// The agent's version.
     pub agent: String,
     /// The number of the report, which the host gives: each is higher than all before it. The first

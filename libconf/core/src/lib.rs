@@ -32,10 +32,12 @@ pub mod audit;
 pub mod git;
 /// Secrets: how they are declared, sealed and opened.
 pub mod secret;
-/// SSH signatures on snapshots, watermarks and reports.
+/// SSH signatures on snapshots, watermarks, freshness statements and reports.
 pub mod sign;
 /// Hosts that prove themselves by their identity keys.
 pub mod session;
+/// Whether changes may be withheld: how long conf-master was not heard, whatever clocks say.
+pub mod freshness;
 /// Waiting times between attempts.
 pub mod retry;
 /// Noticing peers that fell silent.

@@ -5,12 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tests::{
     Daemon, Plan, Site, eventually,
     program::{command, run, text},
+    remove_folder,
     site::{DATACENTER, Pointers},
 };
+
+use crate::freshness::{self, LATER, wait_stale};
 
 /// Builds the library that gives a process another time.
 fn library(folder: &Path) -> PathBuf {
@@ -82,4 +86,42 @@ fn reports_count_whatever_the_clocks_of_host_and_centre_say() {
     counts(&site, "after the state was lost");
     let hosts: Value = site.master.http().get_json(&format!("/api/v1/datacenters/{DATACENTER}/hosts")).expect("hosts");
     assert_eq!(hosts["hosts"][0]["proof"], "signed", "{hosts}");
+}
+
+#[test]
+fn a_clock_an_hour_off_makes_no_host_stale_for_good() {
+    let site = freshness::site(Plan { hosts: 0, pointers: Pointers::Embedded, ..Plan::default() });
+    let library = library(site.folder.path());
+    for (seconds, side) in [(3600, "min behind this"), (-3600, "min ahead of this")] {
+        let mut host = site.make_host(1);
+        let clock = own_clock(&library, &mut host.daemon, site.folder.path().join("clock-host"));
+        fs::write(&clock, seconds.to_string()).expect("it can be written");
+        host.daemon.start();
+        // Nothing tells an old statement from a wrong clock yet.
+        wait_stale("the host", LATER, true, || host.status());
+        let is_said = |status: &Value| status["problems"].to_string().contains(side);
+        wait_stale("the host", LATER * 3, false, || host.status());
+        host.wait_status("say that the clocks differ", is_said);
+        // A clock that is set in the run changes nothing but that.
+        for now in [-2 * seconds, 0] {
+            fs::write(&clock, now.to_string()).expect("it can be written");
+            let status = host.wait_status("see the clock", |status| {
+                let skew = status["freshness"]["skew_seconds"].as_i64();
+                skew.is_some_and(|skew| (skew + now).abs() < 5)
+            });
+            assert_eq!(status["freshness"]["stale"], false, "{status}");
+        }
+        host.wait_status("be well", |status| status["problems"] == serde_json::json!([]));
+        // Where nothing comes any more, a clock that is set back to then helps nobody.
+        site.slave().daemon.signal(Signal::STOP);
+        wait_stale("the host", LATER * 3, true, || host.status());
+        fs::write(&clock, "-20").expect("it can be written");
+        let status =
+            host.wait_status("see the clock", |status| status["freshness"]["skew_seconds"].as_i64() > Some(15));
+        assert_eq!(status["freshness"]["stale"], true, "{status}");
+        site.slave().daemon.signal(Signal::CONT);
+        wait_stale("the host", LATER * 2, false, || host.status());
+        drop(host);
+        remove_folder(&site.folder.path().join("web-1"));
+    }
 }

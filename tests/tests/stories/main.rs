@@ -20,6 +20,7 @@ mod delivery;
 mod disk;
 mod events;
 mod foreign_git;
+mod freshness;
 mod git_clients;
 mod harness;
 mod heals;

@@ -41,13 +41,16 @@ const FREE_FILES: usize = 8;
 pub struct Health {
     /// Why it cannot serve, by condition.
     conditions: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    /// What a person should know although it can serve.
+    remarks: Arc<Mutex<BTreeMap<&'static str, String>>>,
     metrics: Metrics,
 }
 
 impl Health {
     /// Begins as not ready.
     pub fn new(metrics: Metrics) -> Self {
-        Self { conditions: Arc::new(Mutex::new([(START, "starting".to_owned())].into())), metrics }
+        let conditions = Arc::new(Mutex::new([(START, "starting".to_owned())].into()));
+        Self { conditions, remarks: Arc::default(), metrics }
     }
 
     /// Reports that the daemon has something to serve.
@@ -75,6 +78,20 @@ impl Health {
             }
             None => {}
         }
+    }
+
+    /// Makes a remark, which keeps the daemon from nothing, or takes it back.
+    pub fn remark(&self, about: &'static str, words: Option<String>) {
+        let mut remarks = self.remarks.lock();
+        match words {
+            Some(words) => drop(remarks.insert(about, words)),
+            None => drop(remarks.remove(about)),
+        }
+    }
+
+    /// All remarks, each one line.
+    fn remarks(&self) -> Vec<String> {
+        self.remarks.lock().iter().map(|(about, words)| format!("{about}: {words}")).collect()
     }
 
     /// Tells whether a condition stands.
@@ -140,14 +157,14 @@ fn no_room(path: &Path) -> Option<String> {
     }
 }
 
-/// `/healthz`: the process is alive; `/readyz`: 200, or 503 with the reason; `/metrics`: for
-/// Prometheus.
+/// `/healthz`: the process is alive; `/readyz`: 200, or 503 with the reason, and the remarks;
+/// `/metrics`: for Prometheus.
 pub fn health_routes(health: Health) -> Routes {
     let ready = health.clone();
     let alive = warp::path!("healthz").and(warp::get()).map(|| text(StatusCode::OK, "ok\n"));
     let ready = warp::path!("readyz").and(warp::get()).map(move || match ready.reason() {
-        None => text(StatusCode::OK, "ready\n"),
-        Some(reason) => error(StatusCode::SERVICE_UNAVAILABLE, reason),
+        None => text(StatusCode::OK, [vec!["ready".to_owned()], ready.remarks()].concat().join("\n") + "\n"),
+        Some(reason) => error(StatusCode::SERVICE_UNAVAILABLE, [vec![reason], ready.remarks()].concat().join("; ")),
     });
     let metrics = warp::path!("metrics").and(warp::get()).map(move || {
         const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -176,5 +193,9 @@ mod tests {
         assert!(!health.has("disk") && health.has("files"));
         health.report("files", None);
         assert_eq!(health.reason(), None);
+        health.remark("freshness", Some("stale".to_owned()));
+        assert_eq!((health.reason(), health.remarks()), (None, vec!["freshness: stale".to_owned()]));
+        health.remark("freshness", None);
+        assert_eq!(health.remarks(), Vec::<String>::new());
     }
 }

@@ -25,7 +25,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "A hostile conf-slave or a hostile Consul in front of an honest one")]
 enum Peer {
-    /// Serves forged, mixed, old, foreign, cut or endless snapshots.
+    /// Serves forged, mixed, old, foreign, cut or endless snapshots, or none newer than at its start.
     Slave(slave::Options),
     /// Serves forged, old, foreign or broken pointers.
     Consul(consul::Options),

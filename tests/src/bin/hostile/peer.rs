@@ -40,6 +40,12 @@ impl Request {
         }
     }
 
+    /// One of its own.
+    pub(crate) fn get(path: &str, from: SocketAddr) -> Self {
+        let line = format!("GET {path} HTTP/1.1");
+        Request { head: format!("{line}\r\nHost: {from}"), line, body: Vec::new() }
+    }
+
     /// Asks the honest peer the same.
     pub(crate) fn ask(&self, honest: SocketAddr) -> io::Result<TcpStream> {
         let mut server = TcpStream::connect(honest)?;

@@ -7,6 +7,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Duration,
 };
@@ -61,7 +62,12 @@ enum Mode {
     Flood,
     /// Answers every fetch with a small pack that becomes 512 MiB.
     Inflate,
+    /// Names for ever the snapshot of its start, and repeats the freshness statements of then.
+    Freeze,
 }
+
+/// The freshness statements that the mode `freeze` repeats.
+const REPEATED: usize = 3;
 
 /// The number above all honest ones that it names.
 const HIGHER: u64 = 1_000_000;
@@ -72,6 +78,11 @@ pub(crate) struct Slave {
     repo: PathBuf,
     /// The commit that it names, and the one of which it sends objects.
     lie: String,
+    /// What the honest one answered for its status at the start, each with another freshness
+    /// statement.
+    frozen: Vec<serde_json::Value>,
+    /// The number of repeated statements.
+    repeated: AtomicUsize,
 }
 
 impl Slave {
@@ -79,7 +90,7 @@ impl Slave {
     pub(crate) fn new(options: Options) -> io::Result<Self> {
         let repo = options.folder.join("hostile.git");
         fs::create_dir_all(&options.folder)?;
-        let mut slave = Slave { options, repo, lie: String::new() };
+        let mut slave = Slave { options, repo, lie: String::new(), frozen: Vec::new(), repeated: AtomicUsize::new(0) };
         let from = match (slave.options.mode, slave.options.other) {
             (Mode::Foreign, Some(other)) => other,
             _ => slave.options.honest,
@@ -88,7 +99,29 @@ impl Slave {
         let url = format!("http://{from}/conf.git");
         succeeded(Command::new("git").args(["clone", "--quiet", "--mirror", &url, &repo]))?;
         slave.lie = slave.make_lie()?;
+        while slave.options.mode == Mode::Freeze && slave.frozen.len() < REPEATED {
+            let status = slave.honest_status()?;
+            let is_new = slave.frozen.last().is_none_or(|last| last["statement"] != status["statement"]);
+            if is_new && !status["statement"].is_null() {
+                slave.frozen.push(status);
+            } else {
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
         Ok(slave)
+    }
+
+    fn honest_status(&self) -> io::Result<serde_json::Value> {
+        let answer = Request::get("/api/v1/status", self.options.honest).whole_answer(self.options.honest)?;
+        let answer = String::from_utf8_lossy(&answer);
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
+        serde_json::from_str(body).map_err(io::Error::from)
+    }
+
+    /// What the honest one said once, with the next of its statements.
+    fn frozen(&self) -> &serde_json::Value {
+        lied("a statement");
+        &self.frozen[self.repeated.fetch_add(1, Ordering::Relaxed) % self.frozen.len()]
     }
 
     fn make_lie(&self) -> io::Result<String> {
@@ -143,6 +176,16 @@ impl Slave {
         if request.line.starts_with("POST /conf.git/git-upload-pack") {
             return self.upload(&request, &mut client);
         }
+        if self.options.mode == Mode::Freeze && request.line.starts_with("POST /api/v1/reports") {
+            // The report goes on its way.
+            request.whole_answer(self.options.honest)?;
+            let answer =
+                serde_json::json!({"watermark": null, "freshness": self.frozen()["statement"], "deleted": false});
+            return say(&mut client, &answer);
+        }
+        if self.options.mode == Mode::Freeze && request.line.starts_with("GET /api/v1/status") {
+            return say(&mut client, self.frozen());
+        }
         if request.line.starts_with("GET /api/v1/events") {
             return self.events(&mut client);
         }
@@ -156,6 +199,19 @@ impl Slave {
         for number in HIGHER.. {
             lied("an event");
             let commit = if is_flood { format!("{number:040}") } else { self.lie.clone() };
+            if self.options.mode == Mode::Freeze {
+                let frozen = self.frozen();
+                let event = serde_json::json!({"central": frozen["sequence"], "datacenter": self.options.datacenter,
+                    "sequence": frozen["sequence"], "commit": frozen["commit"], "previous": null});
+                write!(
+                    client,
+                    "event: snapshot\ndata: {event}\n\nevent: freshness\ndata: {}\n\n",
+                    frozen["statement"]
+                )?;
+                write!(client, "event: heartbeat\ndata: {{\"period\":2}}\n\n")?;
+                thread::sleep(Duration::from_millis(500));
+                continue;
+            }
             let event = serde_json::json!({"central": number, "datacenter": self.options.datacenter, "sequence": number,
                 "commit": commit, "previous": null});
             write!(client, "event: snapshot\ndata: {event}\n\nevent: heartbeat\ndata: {{\"period\":2}}\n\n")?;
@@ -226,6 +282,14 @@ impl Slave {
             Err(io::Error::other(format!("git {arguments:?} failed")))
         }
     }
+}
+
+/// Answers with JSON.
+fn say(client: &mut TcpStream, answer: &serde_json::Value) -> io::Result<()> {
+    let body = answer.to_string();
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{CLOSE}", body.len());
+    client.write_all((head + &body).as_bytes())
 }
 
 fn succeeded(git: &mut Command) -> io::Result<()> {

@@ -1,0 +1,174 @@
+//! The freshness statements that conf-master signs: which snapshot is a datacenter's newest at a
+//! time. Whoever hears none for long knows that changes may be withheld.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use conf_core::api::{FreshnessEvent, Pointer};
+use conf_core::daemon::chain;
+use conf_core::sign::{KeyError, SigningKey, sign_freshness};
+use jiff::Timestamp;
+use libconf::name::DatacenterName;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::landing::Published;
+
+/// Signs each statement once for all readers, every so often.
+#[derive(Debug)]
+pub(crate) struct FreshnessStatements {
+    key: SigningKey,
+    every: Duration,
+    /// The last time that was stated, in milliseconds since 1970, and when.
+    last: Mutex<(i64, Instant)>,
+    /// The last statement about each datacenter, and when it was signed.
+    signed: Mutex<BTreeMap<DatacenterName, (Arc<FreshnessEvent>, Instant)>>,
+}
+
+impl FreshnessStatements {
+    /// Signs by this key.
+    pub(crate) fn new(key: SigningKey, every: Duration) -> Self {
+        FreshnessStatements { key, every, last: Mutex::new((0, Instant::now())), signed: Mutex::default() }
+    }
+
+    /// Returns the statement about a datacenter, and when the next one is due; without a statement
+    /// where it has no snapshot.
+    pub(crate) fn of(
+        &self,
+        published: &Published,
+        datacenter: &DatacenterName,
+        now: Instant,
+    ) -> Result<(Option<Arc<FreshnessEvent>>, Instant), KeyError> {
+        let Some(snapshot) = published.datacenters.get(datacenter) else {
+            self.signed.lock().remove(datacenter);
+            return Ok((None, now + self.every));
+        };
+        let newest = Pointer { sequence: snapshot.sequence, commit: snapshot.commit };
+        let last = self.signed.lock().get(datacenter).cloned();
+        if let Some((last, signed)) = last.filter(|(_, signed)| now.duration_since(*signed) < self.every) {
+            return Ok((Some(last), signed + self.every));
+        }
+        // Signs without the lock, so that others sign theirs meanwhile.
+        let time = self.time(Timestamp::now().as_millisecond(), now) / 1000;
+        let signed = Arc::new(sign_freshness(published.sequence, datacenter, newest, time, &self.key)?);
+        self.signed.lock().insert(datacenter.clone(), (signed.clone(), now));
+        Ok((Some(signed), now + self.every))
+    }
+
+    /// The time to state. Where the clock was set back, goes on from what was stated before: nobody
+    /// believes a time below that.
+    fn time(&self, clock: i64, now: Instant) -> i64 {
+        let mut last = self.last.lock();
+        let passed = i64::try_from(now.duration_since(last.1).as_millis()).unwrap_or_default();
+        let time = clock.max(last.0.saturating_add(passed));
+        *last = (time, now);
+        time
+    }
+}
+
+/// The statements about one datacenter, for one reader.
+#[derive(Debug)]
+pub(crate) struct FreshnessFeed {
+    statements: Arc<FreshnessStatements>,
+    told: Option<Arc<FreshnessEvent>>,
+    /// When the next one is due.
+    pub(crate) due: Instant,
+}
+
+impl FreshnessFeed {
+    /// Has told nothing yet.
+    pub(crate) fn new(statements: Arc<FreshnessStatements>) -> Self {
+        FreshnessFeed { statements, told: None, due: Instant::now() }
+    }
+
+    /// Has a datacenter that got its first snapshot not wait for its first statement.
+    pub(crate) fn hurry(&mut self) {
+        if self.told.is_none() {
+            self.due = Instant::now();
+        }
+    }
+
+    /// Returns the statement that is due, unless it was told.
+    pub(crate) fn next(
+        &mut self,
+        published: &Published,
+        datacenter: &DatacenterName,
+        now: Instant,
+    ) -> Option<Arc<FreshnessEvent>> {
+        match self.statements.of(published, datacenter, now) {
+            Ok((statement, due)) => {
+                self.due = due;
+                let next = statement.filter(|one| self.told.as_ref() != Some(one))?;
+                self.told = Some(next.clone());
+                Some(next)
+            }
+            Err(error) => {
+                self.due = now + self.statements.every;
+                tracing::error!(error = %chain(&error), %datacenter, "a freshness statement cannot be signed");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conf_core::{sign::TrustedKeys, sign::verify_freshness, snapshot::Snapshot};
+    use libconf::name::{CommitId, ObjectId, Sequence};
+
+    use super::*;
+
+    fn published(name: &DatacenterName, central: u64) -> Published {
+        let snapshot = Snapshot {
+            commit: CommitId::ZERO,
+            tree: ObjectId::ZERO,
+            parent: None,
+            datacenter: name.clone(),
+            sequence: Sequence(1),
+            time: 0,
+            by: String::new(),
+            summary: String::new(),
+            datacenter_commit: None,
+            class: None,
+        };
+        let datacenters = [(name.clone(), snapshot)].into();
+        Published { sequence: Sequence(central), datacenters, ..Published::default() }
+    }
+
+    fn statements(every: Duration) -> (FreshnessStatements, TrustedKeys) {
+        let folder = tempfile::tempdir().unwrap();
+        let key = SigningKey::generate(&folder.path().join("key"), "test").unwrap();
+        let keys = TrustedKeys::of(&key);
+        (FreshnessStatements::new(key, every), keys)
+    }
+
+    #[test]
+    fn each_datacenter_has_one_statement_for_all_readers_until_the_next_is_due() {
+        let every = Duration::from_secs(60);
+        let (statements, keys) = statements(every);
+        let (statements, name, start) = (Arc::new(statements), "dc/v1".parse().unwrap(), Instant::now());
+        let mut feed = FreshnessFeed::new(statements.clone());
+        let first = feed.next(&published(&name, 1), &name, start).unwrap();
+        verify_freshness(&first, &name, &keys).unwrap();
+        assert_eq!((first.central, first.snapshot), (Sequence(1), Sequence(1)));
+        assert_eq!(feed.next(&published(&name, 2), &name, start + every / 2), None, "it was told");
+        assert_eq!(feed.due, start + every);
+        let mut other = FreshnessFeed::new(statements.clone());
+        let same = other.next(&published(&name, 2), &name, start + every / 2).unwrap();
+        assert!(Arc::ptr_eq(&first, &same));
+        let second = feed.next(&published(&name, 2), &name, feed.due).unwrap();
+        assert_eq!((second.central, second.time - first.time), (Sequence(2), 60));
+        let gone = Published { sequence: Sequence(3), ..Published::default() };
+        assert_eq!(feed.next(&gone, &name, feed.due), None, "there is nothing to state");
+        assert!(statements.signed.lock().is_empty());
+    }
+
+    #[test]
+    fn the_stated_time_never_goes_back() {
+        let (statements, _) = statements(Duration::from_secs(60));
+        let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+        assert_eq!(statements.time(5_000_000, after(0)), 5_000_000);
+        let back = statements.time(1_000_000, after(60));
+        assert!((5_060_000..5_065_000).contains(&back), "the clock was set back: {back}");
+        assert_eq!(statements.time(9_000_000, after(120)), 9_000_000, "it was set forward");
+    }
+}
