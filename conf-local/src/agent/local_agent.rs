@@ -212,8 +212,8 @@ fn consul(options: &RunOptions, servers: &SnapshotServers) -> anyhow::Result<(Co
     if !is_named {
         addresses.push(CONSUL.to_owned());
     }
-    let servers = options.surrogate.iter().chain(&options.central).map(|one| one.url().as_str());
-    options.servers.warn_if_unused(servers.chain(addresses.iter().map(String::as_str)));
+    let above = options.surrogate.iter().chain(&options.central).map(|one| one.url().as_str());
+    options.servers.warn_if_unused(above.chain(addresses.iter().map(String::as_str)));
     let (oldest, certificates) = (options.common.tls.tls_min, &options.common.certificates);
     let credentials = ConsulCredentials::from_variables(variable);
     let mut credentials = credentials.over(&options.servers, &addresses, oldest, certificates)?;

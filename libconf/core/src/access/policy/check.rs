@@ -131,10 +131,11 @@ impl Policy {
                 let groups = self.groups_of(named);
                 let affected: Vec<&DatacenterName> = affected.collect();
                 let holds = |right: &Right| {
-                    right.datacenters.is_none() || affected.iter().any(|datacenter| right.holds_in(datacenter))
+                    right.datacenters.is_none()
+                        || affected.iter().any(|datacenter| right.holds_in(datacenter, Limit::none()))
                 };
                 let mut own = self.rights.iter().filter(|right| groups.contains(&right.group));
-                own.any(|right| is_such(right) && right.holds_for(Some(name)) && holds(right))
+                own.any(|right| is_such(right) && right.holds_for(Some(name), Limit::none()) && holds(right))
             }
             Scope::Host { datacenter, .. } => matches!(name, RefName::Snapshot(own) if own == datacenter),
             Scope::Slave(pattern) => affected.any(|datacenter| glob::matches(pattern, &datacenter.to_string())),
