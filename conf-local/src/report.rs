@@ -1,5 +1,5 @@
 //! Reports this host's state to a conf-slave: after each change, and every minute. Relies on
-//! `clock` and `state`.
+//! `clock`, `snapshot` and `state`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use conf_core::{
     daemon::chain,
     retry::Backoff,
     secret::Identity,
-    sign::{self, TrustedKeys},
+    sign,
     upstream::Upstreams,
 };
 use tokio::time::{Instant, sleep, sleep_until};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::random_up_to,
+    snapshot::HostKeys,
     state::{Agent, ReportNumbers, View, Watermark},
 };
 
@@ -41,14 +42,14 @@ const REPORTS: &str = "reports";
 ///
 /// Each report is signed, if the identity can sign: a delivery barrier decides by reports, and a
 /// conf-slave could invent them. The central sequence in a conf-slave's answer counts if one of
-/// `keys` has signed it.
+/// `keys` has signed it. Where the conf-slave knows more statements about keys, they are asked for.
 ///
 /// The number of a report stands in its member `time`, by which conf-master orders them.
 pub(crate) async fn run(
     agent: Agent,
     surrogates: Arc<Upstreams>,
     identity: Arc<Identity>,
-    keys: TrustedKeys,
+    keys: HostKeys,
     mut numbers: ReportNumbers,
     stop: CancellationToken,
 ) {
@@ -80,11 +81,18 @@ pub(crate) async fn run(
                 answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &signed) => answer,
             };
             match answer {
-                Ok(ReportAnswer { watermark, deleted }) => {
+                Ok(ReportAnswer { watermark, deleted, keys: known }) => {
+                    // One of them may have signed the watermark.
+                    if known > keys.trusted().count() {
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            _ = keys.ask(surrogates.in_order()) => {}
+                        }
+                    }
                     agent.set_back(REPORTS);
                     agent.set_deleted(deleted);
                     if let Some(watermark) = watermark.filter(|watermark| last.as_ref() != Some(watermark)) {
-                        match Watermark::proven(&watermark, &report.datacenter, &keys) {
+                        match Watermark::proven(&watermark, &report.datacenter, keys.trusted()) {
                             Ok(proven) => agent.record(proven),
                             Err(error) => {
                                 let error = chain(&error);

@@ -5,9 +5,10 @@ use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
     access::AccessEvent,
-    api::{AbsentEvent, DatacenterStatus, DeletedEvent, Pointer, SnapshotEvent},
+    api::{AbsentEvent, DatacenterStatus, DeletedEvent, KeysEvent, Pointer, SnapshotEvent},
     daemon::{self, chain},
     retry::Backoff,
+    sign::KeptKeys,
     upstream::{Event, Events, UpstreamError},
 };
 use tokio::time::{Instant, timeout};
@@ -35,14 +36,25 @@ const MOST_OVERTAKEN: u32 = 3;
 
 /// The topic of the connection to the central server.
 const CENTRAL: &str = "central";
+/// The topic of statements about keys.
+const KEYS: &str = "keys";
 /// The topic of a stream of events that is silent.
 const EVENTS: &str = "events";
+
+/// Where statements go that conf-master has signed.
+#[derive(Clone, Debug)]
+pub(crate) struct Statements {
+    /// Who may ask this slave.
+    pub(crate) access: Arc<Access>,
+    /// The keys that are trusted.
+    pub(crate) keys: Arc<KeptKeys>,
+}
 
 /// Listens to the central server's events, which tell the mirror the newest pointer and watermark.
 pub(crate) async fn listen(
     mirror: Arc<Mirror>,
     reports: Arc<HostReports>,
-    access: Arc<Access>,
+    statements: Statements,
     problems: Arc<Problems>,
 ) {
     let path = format!("api/v1/events?datacenter={}", mirror.datacenter());
@@ -50,11 +62,11 @@ pub(crate) async fn listen(
     loop {
         // Not even the number of the served snapshot is named: another history may have it too.
         let failed = match mirror.upstreams.events(&path, None).await {
-            Ok(events) => read(events, &mirror, (&reports, &access), &problems, &mut backoff).await,
+            Ok(events) => read(events, &mirror, (&reports, &statements), &problems, &mut backoff).await,
             // A proxy may hold back even the head of the answer.
             Err(error @ UpstreamError::Silent { .. }) => {
                 let path = newest_path(&mirror);
-                if take_answer(mirror.upstreams.get_json(&path), (&mirror, &access), &problems).await {
+                if take_answer(mirror.upstreams.get_json(&path), (&mirror, &statements), &problems).await {
                     problems.clear(CENTRAL, "the central server is back");
                     continue;
                 }
@@ -72,7 +84,7 @@ pub(crate) async fn listen(
 async fn read(
     mut events: Events,
     mirror: &Mirror,
-    (reports, access): (&HostReports, &Arc<Access>),
+    (reports, statements): (&HostReports, &Statements),
     problems: &Problems,
     backoff: &mut Backoff,
 ) -> UpstreamError {
@@ -81,11 +93,11 @@ async fn read(
         let heard = match events.next_within(QUIET).await {
             Ok(Some(event)) => {
                 problems.clear(EVENTS, "the events of the central server arrive");
-                take(&event, mirror, access, problems).await;
+                take(&event, mirror, statements, problems).await;
                 true
             }
             Err(error) => return error,
-            Ok(None) => take_answer(events.ask(&newest_path(mirror)), (mirror, access), problems).await,
+            Ok(None) => take_answer(events.ask(&newest_path(mirror)), (mirror, statements), problems).await,
         };
         if heard {
             if mem::take(&mut is_first) {
@@ -105,7 +117,7 @@ fn newest_path(mirror: &Mirror) -> String {
 /// events is silent. Tells whether there is one.
 async fn take_answer(
     question: impl Future<Output = Result<DatacenterStatus, UpstreamError>>,
-    (mirror, access): (&Mirror, &Arc<Access>),
+    (mirror, statements): (&Mirror, &Statements),
     problems: &Problems,
 ) -> bool {
     let Ok(Ok(newest)) = timeout(ASKING, question).await else { return false };
@@ -115,16 +127,21 @@ async fn take_answer(
         QUIET.as_secs_f32()
     );
     problems.set(EVENTS, words);
+    ask_for_keys(mirror, &statements.keys, problems).await;
     let path = format!("{}/access", newest_path(mirror));
     // An older central server says nothing of it.
     if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
-        problems.report("access", ignored(access, statement).await, "the central server says who may ask this slave");
+        problems.report(
+            "access",
+            ignored(&statements.access, statement).await,
+            "the central server says who may ask this slave",
+        );
     }
     take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, problems);
     true
 }
 
-async fn take(event: &Event, mirror: &Mirror, access: &Arc<Access>, problems: &Problems) {
+async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems: &Problems) {
     match event.name.as_str() {
         "snapshot" => match serde_json::from_str(&event.data) {
             Ok(event) => take_snapshot(&event, mirror, problems),
@@ -140,11 +157,19 @@ async fn take(event: &Event, mirror: &Mirror, access: &Arc<Access>, problems: &P
         },
         "access" => {
             let problem = match serde_json::from_str(&event.data) {
-                Ok(statement) => ignored(access, statement).await,
+                Ok(statement) => ignored(&statements.access, statement).await,
                 Err(error) => Some(format!("the central server says unreadably who may ask this slave: {error}")),
             };
             problems.report("access", problem, "the central server says who may ask this slave");
         }
+        "keys" => match serde_json::from_str(&event.data) {
+            Ok(keys) => {
+                take_keys(&statements.keys, keys, problems).await;
+            }
+            Err(error) => {
+                problems.set(KEYS, format!("the central server sends unreadable statements about keys: {error}"));
+            }
+        },
         "watermark" => {
             set_deleted(false, mirror, problems);
             let problem = match serde_json::from_str(&event.data) {
@@ -166,6 +191,29 @@ async fn ignored(access: &Arc<Access>, statement: AccessEvent) -> Option<String>
     let access = Arc::clone(access);
     let refused = daemon::blocking(move || access.take(statement)).await.err();
     refused.map(|error| format!("who may ask this slave, as the central server says, is ignored: {}", chain(&error)))
+}
+
+/// Asks the central servers for the statements about keys. Tells whether there was a new one.
+async fn ask_for_keys(mirror: &Mirror, keys: &Arc<KeptKeys>, problems: &Problems) -> bool {
+    // An older central server has none.
+    match timeout(ASKING, mirror.upstreams.get_json("api/v1/keys")).await {
+        Ok(Ok(offered)) => take_keys(keys, offered, problems).await,
+        _ => false,
+    }
+}
+
+/// Follows statements about keys. Tells whether there was a new one.
+async fn take_keys(keys: &Arc<KeptKeys>, offered: KeysEvent, problems: &Problems) -> bool {
+    let keys = Arc::clone(keys);
+    let taken = daemon::blocking(move || keys.take(&offered.statements)).await;
+    let problem = taken.as_ref().err().map(|error| {
+        format!(
+            "what the central server says of its keys is not followed, nor anything that a new one signs: {}",
+            chain(error)
+        )
+    });
+    problems.report(KEYS, problem, "the central server says good things of its keys");
+    taken.unwrap_or_default()
 }
 
 /// Says that the central server has no such datacenter, and which it has.
@@ -224,7 +272,7 @@ fn take_newest(offered: Pointer, mirror: &Mirror, problems: &Problems) {
 
 /// Fetches every wanted snapshot. After a suspicion it examines the mirror, and clones a damaged
 /// one anew.
-pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
+pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, statements: Statements, problems: Arc<Problems>) {
     const TOPIC: &str = "mirror";
     let mut wanted = mirror.subscribe_wanted();
     wanted.mark_changed();
@@ -267,7 +315,10 @@ pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
                 } else {
                     problems.set(TOPIC, chain(&error));
                 }
-                again = Some(Instant::now() + backoff.next_wait());
+                // It may be signed by a key of which this slave has not heard.
+                let is_key_new = error.is_refusal() && ask_for_keys(&mirror, &statements.keys, &problems).await;
+                let wait = if is_key_new { Duration::ZERO } else { backoff.next_wait() };
+                again = Some(Instant::now() + wait);
                 damaged = damaged || error.may_be_damage() && is_damaged(&mirror, &problems).await;
             }
         }

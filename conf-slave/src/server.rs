@@ -16,7 +16,7 @@ use conf_core::{
     git::{self, FetchBounds},
     git_http::{UploadLimits, UploadPack},
     http::{self as web, Authenticator, Gate, Health, Listener},
-    sign::TrustedKeys,
+    sign::{KeptKeys, TrustedKeys},
     tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, Upstreams},
 };
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     access::{self, Access},
     config::{ConsulChoice, RunOptions},
-    follow,
+    follow::{self, Statements},
     http::{self as api, EmbeddedConsul, View},
     mirror::{self, Mirror},
     problems::Problems,
@@ -78,6 +78,9 @@ impl Slave {
         let upstreams = Arc::new(Upstreams::new(options.central, &credentials)?);
         let tls = ServerTls::load(flags, certificates)?;
         let (state, temporary) = state_folder(options.state)?;
+        let at = state.clone();
+        let kept = Arc::new(spawn_blocking(move || KeptKeys::open(&at, keys)).await?);
+        let keys = kept.keys().clone();
         let (at, datacenter, trusted) = (state.clone(), options.datacenter.clone(), keys.clone());
         // By which this program asks itself, where it stands in for Consul.
         let own_token = Token::generate();
@@ -120,6 +123,7 @@ impl Slave {
         let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), &metrics);
         let view = Arc::new(View {
             access,
+            keys: kept,
             watermark: mirror.subscribe_watermark(),
             mirror,
             publisher,
@@ -168,10 +172,11 @@ impl Slave {
         }
         spawn_until(&stop, &mut tasks, web::watch_disks(vec![state], health.clone()));
         spawn_until(&stop, &mut tasks, show_health(Arc::clone(&view), health, metrics));
-        spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), problems()));
+        let statements = || Statements { access: Arc::clone(&view.access), keys: Arc::clone(&view.keys) };
+        spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), statements(), problems()));
         let central = mirror();
         spawn_until(&stop, &mut tasks, async move { central.upstreams.revive(|_, _| {}).await });
-        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), Arc::clone(&view.access), problems()));
+        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), statements(), problems()));
         spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
         spawn_until(&stop, &mut tasks, branches::run(mirror(), problems(), Arc::clone(&programs)));
         spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));

@@ -13,7 +13,7 @@ use conf_core::{
     daemon::{self, Metrics},
     git::FetchBounds,
     http::{self as web, Gate, Health, Listener},
-    sign::TrustedKeys,
+    sign::{KeptKeys, TrustedKeys},
     tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, Upstreams},
 };
@@ -38,7 +38,7 @@ use crate::{
     probe::{self, ProbeEntry},
     renewal, report,
     service::{self, Service},
-    snapshot::{NamedComponent, Offers, SnapshotServers},
+    snapshot::{HostKeys, NamedComponent, Offers, SnapshotServers},
     state::{Agent, ReportNumbers, Status, View, WriterRequest, central},
     transaction::{Audience, Checks, Host, HostOptions},
 };
@@ -52,7 +52,7 @@ pub struct LocalAgent {
     sources: Sources,
     reports: Arc<Upstreams>,
     numbers: ReportNumbers,
-    keys: TrustedKeys,
+    keys: HostKeys,
     service: Service,
     requests: mpsc::Receiver<WriterRequest>,
     socket: (Listener, PathBuf),
@@ -72,21 +72,16 @@ impl LocalAgent {
             let is_loopback = address.ip().is_loopback();
             ensure!(is_loopback, "--listen {address}: the local service is for this host, use 127.0.0.1");
         }
-        let keys = TrustedKeys::load(&options.trusted_key)?;
+        let (given, state) = (TrustedKeys::load(&options.trusted_key)?, options.state.clone());
+        let kept = Arc::new(spawn_blocking(move || KeptKeys::open(&state, given)).await?);
+        let keys = kept.keys().clone();
         let (flags, certificates) = (&options.common.tls, &options.common.certificates);
         let above = ClientTls::load(ClientFiles::of(&options.servers), flags.tls_min, certificates)?;
         let credentials = Credentials::from_file(options.token_file.clone()).over(above);
         let upstreams = |urls: &[BaseUrl]| Upstreams::new(urls.to_vec(), &credentials);
         let servers = SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?);
         let (consul, is_consul_named) = consul(&options)?;
-        let sources = Sources {
-            consul: consul.lanes(),
-            // The usual address may have no Consul where conf-slaves name the pointer.
-            needs_consul: is_consul_named || options.surrogate.is_empty(),
-            key: Keys::new(options.pointer_prefix.as_deref())?.snapshot(&options.datacenter),
-            datacenter: options.datacenter.clone(),
-            servers: servers.clone(),
-        };
+        let pointer = Keys::new(options.pointer_prefix.as_deref())?.snapshot(&options.datacenter);
         let reports = Arc::clone(&servers.surrogates);
 
         let stop = CancellationToken::new();
@@ -98,6 +93,16 @@ impl LocalAgent {
         offers.expect_users().map_err(anyhow::Error::msg)?;
         let named = named(options.common.config.as_deref());
         let host = open(options.clone(), keys.clone(), (place, file.links), (checks, offers), named).await?;
+        let trusted = HostKeys::new(kept, host.lock.clone());
+        let sources = Sources {
+            consul: consul.lanes(),
+            // The usual address may have no Consul where conf-slaves name the pointer.
+            needs_consul: is_consul_named || options.surrogate.is_empty(),
+            key: pointer,
+            datacenter: options.datacenter.clone(),
+            servers: servers.clone(),
+            keys: trusted.clone(),
+        };
         let mut status = Status::new(options.datacenter.clone(), options.host.clone(), &host.export.path);
         status.observe = options.observe;
         status.sources = host.secrets.offers.names();
@@ -109,7 +114,7 @@ impl LocalAgent {
         let repository = host.repository.pool.clone();
         repository.bounded(FetchBounds::of_snapshot(options.most_fetched));
         let collection = host.collection.clone();
-        let demand = Demand::new(agent.clone(), repository.clone(), collection, servers, keys.clone(), stop.clone());
+        let demand = Demand::new(agent.clone(), repository.clone(), collection, servers, keys, stop.clone());
         let (demand, processes) = (Arc::new(demand), Arc::default());
         let service = Service { agent, watchers, demand, processes, repository, remembered: Arc::default(), stop };
         let numbers = ReportNumbers::open(&options.state).behind(host.lock.clone());
@@ -122,6 +127,7 @@ impl LocalAgent {
         };
         let socket = (bound, options.socket.socket);
         let ready = options.ready;
+        let keys = trusted;
         Ok(LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, probes, ready })
     }
 

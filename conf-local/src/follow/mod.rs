@@ -9,6 +9,7 @@ mod fetch;
 mod pointer;
 mod stream;
 mod worker;
+mod bring;
 mod mend;
 mod run;
 #[cfg(test)]

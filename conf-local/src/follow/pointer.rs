@@ -12,7 +12,12 @@ use libconf::name::{DatacenterName, Sequence};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::random_up_to, follow::candidates::Candidates, snapshot::SnapshotServers, state::Agent};
+use crate::{
+    clock::random_up_to,
+    follow::candidates::Candidates,
+    snapshot::{HostKeys, SnapshotServers},
+    state::Agent,
+};
 
 /// 1 s: a server that is back is found again within this.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
@@ -42,6 +47,8 @@ pub(crate) struct Sources {
     pub(crate) key: String,
     pub(crate) datacenter: DatacenterName,
     pub(crate) servers: SnapshotServers,
+    /// What has signed good snapshots.
+    pub(crate) keys: HostKeys,
 }
 
 /// Names every pointer that is read from Consul. A missing or damaged one is reported, and never

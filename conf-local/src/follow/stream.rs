@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{HistoryEvent, Pointer, SnapshotEvent},
+    api::{HistoryEvent, KeysEvent, Pointer, SnapshotEvent},
     daemon::chain,
     retry::{Backoff, with_jitter},
     upstream::{Event, Events, UpstreamError},
@@ -44,6 +44,8 @@ const STATUS: &str = "api/v1/status";
 
 /// The name in `away` of a conf-slave that refuses the central history.
 const HISTORY: &str = "central history";
+/// The name in `away` of statements about keys that are not followed.
+const KEYS: &str = "keys";
 /// The name in `away` of a stream that is silent.
 const EVENTS: &str = "events";
 
@@ -140,7 +142,7 @@ impl Listener<'_> {
                     backoff.reset();
                     self.agent.set_back(&url);
                     self.agent.set_back(EVENTS);
-                    self.take(&url, &event);
+                    self.take(&url, &event).await;
                 }
                 Err(error) => {
                     self.agent.set_away(&url, &chain(&error));
@@ -185,8 +187,22 @@ impl Listener<'_> {
         if self.candidates.is_heard_beside(url) { BETWEEN_QUESTIONS } else { BETWEEN_NEEDED_QUESTIONS }
     }
 
-    fn take(&self, url: &str, event: &Event) {
+    async fn take(&self, url: &str, event: &Event) {
         match event.name.as_str() {
+            "keys" => {
+                let taken = match serde_json::from_str::<KeysEvent>(&event.data) {
+                    Ok(KeysEvent { statements }) => {
+                        self.sources.keys.take(statements).await.map_err(|error| chain(&error))
+                    }
+                    Err(error) => Err(error.to_string()),
+                };
+                match taken {
+                    Ok(_) => self.agent.set_back(KEYS),
+                    Err(why) => self
+                        .agent
+                        .set_away(KEYS, &format!("what {url} says of conf-master's keys is not followed: {why}")),
+                }
+            }
             "snapshot" => match serde_json::from_str::<SnapshotEvent>(&event.data) {
                 Ok(event) if event.datacenter == self.sources.datacenter => {
                     self.candidates.name(url, Pointer { sequence: event.sequence, commit: event.commit });

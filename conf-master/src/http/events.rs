@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_stream::stream;
 use conf_core::access::{Place, Principal, Scope, Verb};
-use conf_core::api::{AbsentEvent, DeletedEvent, SnapshotEvent};
+use conf_core::api::{AbsentEvent, DeletedEvent, KeysEvent, SnapshotEvent};
 use conf_core::daemon::chain;
 use conf_core::http::{Event, Request, Response, Routes, StreamPlace, error, events, json, request};
 use http::StatusCode;
@@ -118,7 +118,7 @@ fn events_of(
         // The state whose snapshot was sent and whose watermark was not, and when that is due.
         let mut owed: Option<Arc<Published>> = None;
         let mut due = Instant::now();
-        let (mut told_deleted, mut told_absent) = (false, false);
+        let (mut told_deleted, mut told_absent, mut told_keys) = (false, false, 0);
         loop {
             let landed = tokio::select! {
                 biased;
@@ -130,6 +130,11 @@ fn events_of(
             };
             if landed {
                 let now = published.borrow_and_update().clone();
+                // Before anything that another key may have signed.
+                if now.keys.len() != told_keys {
+                    told_keys = now.keys.len();
+                    yield Event::json("keys", None, &KeysEvent { statements: now.keys.to_vec() });
+                }
                 let next = |access: &mut AccessFeed| access.next(&now, &datacenter);
                 if let Some(statement) = access.as_mut().and_then(next) {
                     yield Event::json("access", None, &*statement);
@@ -214,11 +219,11 @@ mod tests {
             class: None,
         };
         let datacenters = [(name.clone(), snapshot)].into();
-        let there = Published { sequence: Sequence(1), datacenters, ..Published::default() };
+        let signer = Some(Arc::new(key));
+        let there = Published { sequence: Sequence(1), datacenters, signer, ..Published::default() };
         let (publish, published) = watch::channel(Arc::new(there));
         let mut body =
-            events_of(name.clone(), None, (published, Arc::new(Watermarks::new(key)), None), (None, |_: &Rights| true))
-                .into_body();
+            events_of(name.clone(), None, (published, Arc::default(), None), (None, |_: &Rights| true)).into_body();
         let beat = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(beat.starts_with(b"event: heartbeat"), "{beat:?}");
         // On a busy machine another heartbeat may come at any place.

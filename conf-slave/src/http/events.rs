@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_stream::stream;
 use conf_core::{
-    api::{HistoryEvent, SnapshotEvent},
+    api::{HistoryEvent, KeysEvent, SnapshotEvent},
     http::{self as web, Event, Peer, Response, StreamPlaces},
 };
 use http::StatusCode;
@@ -49,14 +49,24 @@ impl Streams {
             Err(full) => return *full,
         };
         let (mut served, mut problems) = (view.mirror.subscribe(), view.problems.subscribe());
+        let mut keys = view.keys.subscribe();
         served.mark_changed();
         problems.mark_changed();
+        keys.mark_changed();
         web::events(stream! {
             let _place = place;
             let mut told = None;
             loop {
                 tokio::select! {
                     biased;
+                    // Before a snapshot that another key has signed.
+                    changed = keys.changed() => {
+                        if changed.is_err() { return }
+                        let statements = keys.borrow_and_update().to_vec();
+                        if !statements.is_empty() {
+                            yield Event::json("keys", None, &KeysEvent { statements });
+                        }
+                    }
                     changed = served.changed() => {
                         if changed.is_err() { return }
                         let now = served.borrow_and_update().clone();

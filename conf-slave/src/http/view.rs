@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use conf_core::api::WatermarkEvent;
+use conf_core::{api::WatermarkEvent, sign::KeptKeys};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -12,6 +12,7 @@ use crate::{access::Access, mirror::Mirror, problems::Problems, publish::Publish
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) access: Arc<Access>,
+    pub(crate) keys: Arc<KeptKeys>,
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) reports: Arc<HostReports>,

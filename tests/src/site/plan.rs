@@ -35,6 +35,8 @@ pub struct Plan {
     pub tls: bool,
     /// Has the central server ask for tokens, and gives one to every program that asks it.
     pub tokens: bool,
+    /// Gives caches and hosts a copy of the key, as on machines of their own.
+    pub copied_key: bool,
     /// More flags for the caches.
     pub slave_flags: Vec<String>,
     /// More flags for the hosts.
@@ -53,6 +55,7 @@ impl Default for Plan {
             hosts_without_consul: false,
             tls: false,
             tokens: false,
+            copied_key: false,
             slave_flags: Vec::new(),
             host_flags: Vec::new(),
         }
