@@ -1,5 +1,5 @@
 //! Reports this host's state to a conf-slave: after each change, and every minute. Relies on
-//! `clock`, `snapshot` and `state`.
+//! `clock`, `snapshot`, `state` and `follow`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::random_up_to,
+    follow,
     snapshot::HostKeys,
     state::{Agent, ReportNumbers, View, Watermark},
 };
@@ -34,6 +35,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// 2,000 characters of an error in a report: a conf-slave keeps one report of every host.
 const MOST_WORDS: usize = 2000;
 
+/// The name in `away` of a watermark of another history.
+const WATERMARK: &str = "watermark";
 /// The name of this channel in `away`.
 const REPORTS: &str = "reports";
 
@@ -93,7 +96,10 @@ pub(crate) async fn run(
                     agent.set_deleted(deleted);
                     if let Some(watermark) = watermark.filter(|watermark| last.as_ref() != Some(watermark)) {
                         match Watermark::proven(&watermark, &report.datacenter, keys.trusted()) {
-                            Ok(proven) => agent.record(proven),
+                            Ok(proven) => {
+                                show_fork(&agent, proven);
+                                agent.record(proven);
+                            }
                             Err(error) => {
                                 let error = chain(&error);
                                 tracing::warn!(error, "a conf-slave's watermark is not proven; ignored");
@@ -119,6 +125,15 @@ pub(crate) async fn run(
             () = sleep_until(next) => {}
             changed = views.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// Shows a watermark that names another snapshot under the exported number: both are signed.
+fn show_fork(agent: &Agent, watermark: Watermark) {
+    let exported = agent.view().exported.as_ref().map(|exported| exported.snapshot());
+    match follow::fork(watermark.snapshot, exported) {
+        Some(words) => agent.set_away(WATERMARK, &format!("conf-master's watermark: {words}")),
+        None => agent.set_back(WATERMARK),
     }
 }
 

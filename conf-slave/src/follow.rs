@@ -5,7 +5,7 @@ use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
     access::AccessEvent,
-    api::{AbsentEvent, DatacenterStatus, DeletedEvent, KeysEvent, Pointer, SnapshotEvent},
+    api::{AbsentEvent, DatacenterStatus, DeletedEvent, KeysEvent, Pointer, SnapshotEvent, WatermarkEvent},
     daemon::{self, chain},
     retry::Backoff,
     sign::KeptKeys,
@@ -173,10 +173,14 @@ async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems:
         "watermark" => {
             set_deleted(false, mirror, problems);
             let problem = match serde_json::from_str(&event.data) {
-                Ok(watermark) => mirror
-                    .take_watermark(watermark)
-                    .err()
-                    .map(|error| format!("a watermark of the central server is ignored: {}", chain(&error))),
+                Ok(watermark) => {
+                    let served = mirror.served().map(|served| served.pointer());
+                    let forked = forked(&watermark, served);
+                    let ignored = mirror.take_watermark(watermark).err();
+                    let ignored =
+                        ignored.map(|error| format!("a watermark of the central server is ignored: {}", chain(&error)));
+                    ignored.or(forked)
+                }
                 Err(error) => Some(format!("the central server sends unreadable watermarks: {error}")),
             };
             problems.report("watermarks", problem, "the central server sends good watermarks");
@@ -184,6 +188,18 @@ async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems:
         // Heartbeats, and events of later versions.
         _ => {}
     }
+}
+
+/// Says that a watermark names another snapshot under the number of the served one.
+fn forked(watermark: &WatermarkEvent, served: Option<Pointer>) -> Option<String> {
+    let newest = watermark.newest();
+    let served = served.filter(|served| served.sequence == newest.sequence && served.commit != newest.commit)?;
+    Some(format!(
+        "the central server has signed {} as #{}, and this slave serves {}; are there two central repositories with one key?",
+        newest.commit.short(),
+        newest.sequence,
+        served.commit.short()
+    ))
 }
 
 /// Takes who may ask this slave, and says why that is ignored, if it is.
@@ -333,4 +349,28 @@ async fn is_damaged(mirror: &Arc<Mirror>, problems: &Problems) -> bool {
         problems.set(REPOSITORY, format!("the local repository is damaged and is cloned anew: {reason}"));
     }
     reason.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use libconf::name::Sequence;
+
+    use super::*;
+
+    #[test]
+    fn two_snapshots_of_one_number_are_said() {
+        let at = |sequence: u64, digit: u8| Pointer { sequence: Sequence(sequence), commit: [digit; 20].into() };
+        let watermark = WatermarkEvent {
+            central: Sequence(9),
+            datacenter: "us-west/v1".parse().unwrap(),
+            snapshot: Sequence(5),
+            commit: [5; 20].into(),
+            signature: String::new(),
+        };
+        assert_eq!(forked(&watermark, None), None);
+        assert_eq!(forked(&watermark, Some(at(5, 5))), None);
+        assert_eq!(forked(&watermark, Some(at(4, 4))), None);
+        let words = forked(&watermark, Some(at(5, 4))).unwrap();
+        assert!(words.contains("0505050") && words.contains("serves 0404040"), "{words}");
+    }
 }

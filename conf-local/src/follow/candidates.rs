@@ -406,7 +406,7 @@ impl Named {
 }
 
 /// Says that a pointer names another snapshot of the exported number.
-fn fork(pointer: Pointer, exported: Option<Pointer>) -> Option<String> {
+pub(crate) fn fork(pointer: Pointer, exported: Option<Pointer>) -> Option<String> {
     let exported = exported.filter(|exported| exported.sequence == pointer.sequence && *exported != pointer)?;
     Some(format!(
         "it names {} as #{}, but this host has taken {} as #{}; ignored. Are there two central repositories with one key?",

@@ -15,4 +15,4 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use crate::follow::{pointer::Sources, run::run};
+pub(crate) use crate::follow::{candidates::fork, pointer::Sources, run::run};
