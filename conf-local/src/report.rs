@@ -1,5 +1,5 @@
 //! Reports this host's state to a conf-slave: after each change, and every minute. Relies on
-//! `clock` and `state`.
+//! `clock`, `snapshot`, `state` and `follow`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use conf_core::{
     daemon::chain,
     retry::Backoff,
     secret::Identity,
-    sign::{self, TrustedKeys},
+    sign,
     upstream::Upstreams,
 };
 use tokio::time::{Instant, sleep, sleep_until};
@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::random_up_to,
+    follow,
+    snapshot::HostKeys,
     state::{Agent, ReportNumbers, View, Watermark},
 };
 
@@ -33,6 +35,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// 2,000 characters of an error in a report: a conf-slave keeps one report of every host.
 const MOST_WORDS: usize = 2000;
 
+/// The name in `away` of a watermark of another history.
+const WATERMARK: &str = "watermark";
 /// The name of this channel in `away`.
 const REPORTS: &str = "reports";
 
@@ -41,14 +45,14 @@ const REPORTS: &str = "reports";
 ///
 /// Each report is signed, if the identity can sign: a delivery barrier decides by reports, and a
 /// conf-slave could invent them. The central sequence in a conf-slave's answer counts if one of
-/// `keys` has signed it.
+/// `keys` has signed it. Where the conf-slave knows more statements about keys, they are asked for.
 ///
 /// The number of a report stands in its member `time`, by which conf-master orders them.
 pub(crate) async fn run(
     agent: Agent,
     surrogates: Arc<Upstreams>,
     identity: Arc<Identity>,
-    keys: TrustedKeys,
+    keys: HostKeys,
     mut numbers: ReportNumbers,
     stop: CancellationToken,
 ) {
@@ -80,12 +84,22 @@ pub(crate) async fn run(
                 answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &signed) => answer,
             };
             match answer {
-                Ok(ReportAnswer { watermark, freshness, deleted }) => {
+                Ok(ReportAnswer { watermark, freshness, deleted, keys: known }) => {
+                    // One of them may have signed the watermark.
+                    if known > keys.trusted().count() {
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            _ = keys.ask(surrogates.in_order()) => {}
+                        }
+                    }
                     agent.set_back(REPORTS);
                     agent.set_deleted(deleted);
                     if let Some(watermark) = watermark.filter(|watermark| last.as_ref() != Some(watermark)) {
-                        match Watermark::proven(&watermark, &report.datacenter, &keys) {
-                            Ok(proven) => agent.record(proven),
+                        match Watermark::proven(&watermark, &report.datacenter, keys.trusted()) {
+                            Ok(proven) => {
+                                show_fork(&agent, proven);
+                                agent.record(proven);
+                            }
                             Err(error) => {
                                 let error = chain(&error);
                                 tracing::warn!(error, "a conf-slave's watermark is not proven; ignored");
@@ -94,7 +108,7 @@ pub(crate) async fn run(
                         last = Some(watermark);
                     }
                     if let Some(statement) = freshness {
-                        agent.hear("a conf-slave", statement, &keys);
+                        agent.hear("a conf-slave", statement, keys.trusted());
                     }
                     backoff.reset();
                     sent = Some(report);
@@ -114,6 +128,15 @@ pub(crate) async fn run(
             () = sleep_until(next) => {}
             changed = views.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// Shows a watermark that names another snapshot under the exported number: both are signed.
+fn show_fork(agent: &Agent, watermark: Watermark) {
+    let exported = agent.view().exported.as_ref().map(|exported| exported.snapshot());
+    match follow::fork(watermark.snapshot, exported) {
+        Some(words) => agent.set_away(WATERMARK, &format!("conf-master's watermark: {words}")),
+        None => agent.set_back(WATERMARK),
     }
 }
 

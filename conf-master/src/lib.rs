@@ -26,10 +26,12 @@ mod secrets;
 mod judge;
 /// What landed, shown to people: deployments, settings, rendered files.
 mod inspect;
-/// The only writer: lands pushes, updates, and requests about secrets and tokens.
+/// The only writer: lands pushes, updates, and requests about secrets, tokens and keys.
 mod landing;
 /// Tokens for those who ask, over HTTP or at the server's own machine.
 mod tokens;
+/// The keys that sign, for the owner of the repository at the server's own machine.
+mod keys;
 /// Which hosts run a change, and whether they are enough.
 mod delivery;
 /// What Git calls on a push: the hook program, its protocol, and the server's side.

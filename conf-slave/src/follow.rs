@@ -5,9 +5,12 @@ use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
     access::AccessEvent,
-    api::{AbsentEvent, DatacenterStatus, DeletedEvent, FreshnessEvent, Pointer, SnapshotEvent},
+    api::{
+        AbsentEvent, DatacenterStatus, DeletedEvent, FreshnessEvent, KeysEvent, Pointer, SnapshotEvent, WatermarkEvent,
+    },
     daemon::{self, chain},
     retry::Backoff,
+    sign::KeptKeys,
     upstream::{Event, Events, UpstreamError},
 };
 use tokio::time::{Instant, timeout};
@@ -36,12 +39,19 @@ const MOST_OVERTAKEN: u32 = 3;
 
 /// The topic of the connection to the central server.
 const CENTRAL: &str = "central";
+/// The topic of statements about keys.
+const KEYS: &str = "keys";
 /// The topic of a stream of events that is silent.
 const EVENTS: &str = "events";
 
-/// What takes the signed statements of the central server that are not about one snapshot.
+/// Where statements go that conf-master has signed.
+#[derive(Clone, Debug)]
 pub(crate) struct Statements {
+    /// Who may ask this slave.
     pub(crate) access: Arc<Access>,
+    /// The keys that are trusted.
+    pub(crate) keys: Arc<KeptKeys>,
+    /// When conf-master was heard.
     pub(crate) heard: Arc<Heard>,
 }
 
@@ -112,7 +122,7 @@ fn newest_path(mirror: &Mirror) -> String {
 /// events is silent. Tells whether there is one.
 async fn take_answer(
     question: impl Future<Output = Result<DatacenterStatus, UpstreamError>>,
-    (mirror, Statements { access, heard }): (&Mirror, &Statements),
+    (mirror, statements): (&Mirror, &Statements),
     problems: &Problems,
 ) -> bool {
     let Ok(Ok(newest)) = timeout(ASKING, question).await else { return false };
@@ -122,20 +132,25 @@ async fn take_answer(
         QUIET.as_secs_f32()
     );
     problems.set(EVENTS, words);
+    ask_for_keys(mirror, &statements.keys, problems).await;
     let path = format!("{}/access", newest_path(mirror));
     // An older central server says nothing of it.
     if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
-        problems.report("access", ignored(access, statement).await, "the central server says who may ask this slave");
+        problems.report(
+            "access",
+            ignored(&statements.access, statement).await,
+            "the central server says who may ask this slave",
+        );
     }
     let path = format!("{}/freshness", newest_path(mirror));
     if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
-        take_freshness(heard, Ok(statement), problems);
+        take_freshness(&statements.heard, Ok(statement), problems);
     }
     take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, problems);
     true
 }
 
-async fn take(event: &Event, mirror: &Mirror, Statements { access, heard }: &Statements, problems: &Problems) {
+async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems: &Problems) {
     match event.name.as_str() {
         "snapshot" => match serde_json::from_str(&event.data) {
             Ok(event) => take_snapshot(&event, mirror, problems),
@@ -151,23 +166,35 @@ async fn take(event: &Event, mirror: &Mirror, Statements { access, heard }: &Sta
         },
         "access" => {
             let problem = match serde_json::from_str(&event.data) {
-                Ok(statement) => ignored(access, statement).await,
+                Ok(statement) => ignored(&statements.access, statement).await,
                 Err(error) => Some(format!("the central server says unreadably who may ask this slave: {error}")),
             };
             problems.report("access", problem, "the central server says who may ask this slave");
         }
+        "keys" => match serde_json::from_str(&event.data) {
+            Ok(keys) => {
+                take_keys(&statements.keys, keys, problems).await;
+            }
+            Err(error) => {
+                problems.set(KEYS, format!("the central server sends unreadable statements about keys: {error}"));
+            }
+        },
         "watermark" => {
             set_deleted(false, mirror, problems);
             let problem = match serde_json::from_str(&event.data) {
-                Ok(watermark) => mirror
-                    .take_watermark(watermark)
-                    .err()
-                    .map(|error| format!("a watermark of the central server is ignored: {}", chain(&error))),
+                Ok(watermark) => {
+                    let served = mirror.served().map(|served| served.pointer());
+                    let forked = forked(&watermark, served);
+                    let ignored = mirror.take_watermark(watermark).err();
+                    let ignored =
+                        ignored.map(|error| format!("a watermark of the central server is ignored: {}", chain(&error)));
+                    ignored.or(forked)
+                }
                 Err(error) => Some(format!("the central server sends unreadable watermarks: {error}")),
             };
             problems.report("watermarks", problem, "the central server sends good watermarks");
         }
-        "freshness" => take_freshness(heard, serde_json::from_str(&event.data), problems),
+        "freshness" => take_freshness(&statements.heard, serde_json::from_str(&event.data), problems),
         // Heartbeats, and events of later versions.
         _ => {}
     }
@@ -184,11 +211,46 @@ fn take_freshness(heard: &Heard, statement: serde_json::Result<FreshnessEvent>, 
     problems.report("freshness statements", problem, "the central server sends good freshness statements");
 }
 
+/// Says that a watermark names another snapshot under the number of the served one.
+fn forked(watermark: &WatermarkEvent, served: Option<Pointer>) -> Option<String> {
+    let newest = watermark.newest();
+    let served = served.filter(|served| served.sequence == newest.sequence && served.commit != newest.commit)?;
+    Some(format!(
+        "the central server has signed {} as #{}, and this slave serves {}; are there two central repositories with one key?",
+        newest.commit.short(),
+        newest.sequence,
+        served.commit.short()
+    ))
+}
+
 /// Takes who may ask this slave, and says why that is ignored, if it is.
 async fn ignored(access: &Arc<Access>, statement: AccessEvent) -> Option<String> {
     let access = Arc::clone(access);
     let refused = daemon::blocking(move || access.take(statement)).await.err();
     refused.map(|error| format!("who may ask this slave, as the central server says, is ignored: {}", chain(&error)))
+}
+
+/// Asks the central servers for the statements about keys. Tells whether there was a new one.
+async fn ask_for_keys(mirror: &Mirror, keys: &Arc<KeptKeys>, problems: &Problems) -> bool {
+    // An older central server has none.
+    match timeout(ASKING, mirror.upstreams.get_json("api/v1/keys")).await {
+        Ok(Ok(offered)) => take_keys(keys, offered, problems).await,
+        _ => false,
+    }
+}
+
+/// Follows statements about keys. Tells whether there was a new one.
+async fn take_keys(keys: &Arc<KeptKeys>, offered: KeysEvent, problems: &Problems) -> bool {
+    let keys = Arc::clone(keys);
+    let taken = daemon::blocking(move || keys.take(&offered.statements)).await;
+    let problem = taken.as_ref().err().map(|error| {
+        format!(
+            "what the central server says of its keys is not followed, nor anything that a new one signs: {}",
+            chain(error)
+        )
+    });
+    problems.report(KEYS, problem, "the central server says good things of its keys");
+    taken.unwrap_or_default()
 }
 
 /// Says that the central server has no such datacenter, and which it has.
@@ -247,7 +309,7 @@ fn take_newest(offered: Pointer, mirror: &Mirror, problems: &Problems) {
 
 /// Fetches every wanted snapshot. After a suspicion it examines the mirror, and clones a damaged
 /// one anew.
-pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
+pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, statements: Statements, problems: Arc<Problems>) {
     const TOPIC: &str = "mirror";
     let mut wanted = mirror.subscribe_wanted();
     wanted.mark_changed();
@@ -290,7 +352,10 @@ pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
                 } else {
                     problems.set(TOPIC, chain(&error));
                 }
-                again = Some(Instant::now() + backoff.next_wait());
+                // It may be signed by a key of which this slave has not heard.
+                let is_key_new = error.is_refusal() && ask_for_keys(&mirror, &statements.keys, &problems).await;
+                let wait = if is_key_new { Duration::ZERO } else { backoff.next_wait() };
+                again = Some(Instant::now() + wait);
                 damaged = damaged || error.may_be_damage() && is_damaged(&mirror, &problems).await;
             }
         }
@@ -305,4 +370,28 @@ async fn is_damaged(mirror: &Arc<Mirror>, problems: &Problems) -> bool {
         problems.set(REPOSITORY, format!("the local repository is damaged and is cloned anew: {reason}"));
     }
     reason.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use libconf::name::Sequence;
+
+    use super::*;
+
+    #[test]
+    fn two_snapshots_of_one_number_are_said() {
+        let at = |sequence: u64, digit: u8| Pointer { sequence: Sequence(sequence), commit: [digit; 20].into() };
+        let watermark = WatermarkEvent {
+            central: Sequence(9),
+            datacenter: "us-west/v1".parse().unwrap(),
+            snapshot: Sequence(5),
+            commit: [5; 20].into(),
+            signature: String::new(),
+        };
+        assert_eq!(forked(&watermark, None), None);
+        assert_eq!(forked(&watermark, Some(at(5, 5))), None);
+        assert_eq!(forked(&watermark, Some(at(4, 4))), None);
+        let words = forked(&watermark, Some(at(5, 4))).unwrap();
+        assert!(words.contains("0505050") && words.contains("serves 0404040"), "{words}");
+    }
 }

@@ -18,7 +18,7 @@ use conf_core::{
     git_http::{UploadLimits, UploadPack, git_routes},
     http::{self as web, Authenticator, Gate, Health, Listener},
     session::{Keyring, Sessions},
-    sign::TrustedKeys,
+    sign::{KeptKeys, TrustedKeys},
     tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, Upstreams},
 };
@@ -34,7 +34,7 @@ use warp::Filter as _;
 use crate::{
     access::{self, Access},
     config::{ConsulChoice, RunOptions},
-    follow,
+    follow::{self, Statements},
     freshness::{self, FRESHNESS, Heard},
     http::{self as api, EmbeddedConsul, View},
     mirror::{self, Mirror},
@@ -107,6 +107,9 @@ impl Slave {
         let upstreams = Arc::new(Upstreams::new(options.central, &credentials)?);
         let tls = ServerTls::load(flags, certificates)?;
         let (state, temporary) = state_folder(options.state)?;
+        let at = state.clone();
+        let kept = Arc::new(spawn_blocking(move || KeptKeys::open(&at, keys)).await?);
+        let keys = kept.keys().clone();
         let (at, datacenter, trusted) = (state.clone(), options.datacenter.clone(), keys.clone());
         // By which this program asks itself, where it stands in for Consul.
         let own_token = Token::generate();
@@ -142,6 +145,7 @@ impl Slave {
         let view = Arc::new(View {
             access,
             heard,
+            keys: kept,
             watermark: mirror.subscribe_watermark(),
             mirror,
             publisher,
@@ -204,13 +208,16 @@ impl Slave {
         }
         spawn_until(&stop, &mut tasks, web::watch_disks(vec![state], health.clone()));
         spawn_until(&stop, &mut tasks, show_health(Arc::clone(&view), health, metrics));
-        spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), problems()));
+        let statements = || Statements {
+            access: Arc::clone(&view.access),
+            keys: Arc::clone(&view.keys),
+            heard: Arc::clone(&view.heard),
+        };
+        spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), statements(), problems()));
         let central = mirror();
         spawn_until(&stop, &mut tasks, async move { central.upstreams.revive(|_, _| {}).await });
-        let (access, heard) = (Arc::clone(&view.access), Arc::clone(&view.heard));
-        spawn_until(&stop, &mut tasks, freshness::run(Arc::clone(&heard), mirror(), problems()));
-        let statements = follow::Statements { access, heard };
-        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), statements, problems()));
+        spawn_until(&stop, &mut tasks, freshness::run(Arc::clone(&view.heard), mirror(), problems()));
+        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), statements(), problems()));
         spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
         spawn_until(&stop, &mut tasks, branches::run(mirror(), problems(), Arc::clone(&programs)));
         spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));

@@ -13,7 +13,7 @@ use conf_core::{
     daemon::{self, Metrics},
     git::FetchBounds,
     http::{self as web, Gate, Health, Listener},
-    sign::TrustedKeys,
+    sign::{KeptKeys, TrustedKeys},
     tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, HostProof, Upstreams},
 };
@@ -38,7 +38,7 @@ use crate::{
     probe::{self, ProbeEntry},
     renewal, report,
     service::{self, Service},
-    snapshot::{NamedComponent, Offers, SnapshotServers},
+    snapshot::{HostKeys, NamedComponent, Offers, SnapshotServers},
     state::{Agent, ReportNumbers, Status, View, WriterRequest, central, freshness},
     transaction::{Audience, Checks, Host, HostOptions},
 };
@@ -52,7 +52,7 @@ pub struct LocalAgent {
     sources: Sources,
     reports: Arc<Upstreams>,
     numbers: ReportNumbers,
-    keys: TrustedKeys,
+    keys: HostKeys,
     service: Service,
     requests: mpsc::Receiver<WriterRequest>,
     socket: (Listener, PathBuf),
@@ -74,10 +74,12 @@ impl LocalAgent {
             let is_loopback = address.ip().is_loopback();
             ensure!(is_loopback, "--listen {address}: the local service is for this host, use 127.0.0.1");
         }
-        let keys = TrustedKeys::load(&options.trusted_key)?;
+        let (given, state) = (TrustedKeys::load(&options.trusted_key)?, options.state.clone());
+        let kept = Arc::new(spawn_blocking(move || KeptKeys::open(&state, given)).await?);
+        let keys = kept.keys().clone();
         let (flags, certificates) = (&options.common.tls, &options.common.certificates);
         let above = ClientTls::load(ClientFiles::of(&options.servers), flags.tls_min, certificates)?;
-        let key = Keys::new(options.pointer_prefix.as_deref())?.snapshot(&options.datacenter);
+        let pointer = Keys::new(options.pointer_prefix.as_deref())?.snapshot(&options.datacenter);
 
         let stop = CancellationToken::new();
         // An agent that observes changes nothing outside of its own state.
@@ -94,14 +96,15 @@ impl LocalAgent {
         let upstreams = |urls: &[BaseUrl]| Upstreams::new(urls.to_vec(), &credentials);
         let servers = SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?);
         let (consul, is_consul_named) = consul(&options, &servers)?;
+        let trusted = HostKeys::new(kept, host.lock.clone());
         let sources = Sources {
             consul: consul.lanes(),
             // The usual address may have no Consul where conf-slaves name the pointer.
             needs_consul: is_consul_named || options.surrogate.is_empty(),
-            key,
+            key: pointer,
             datacenter: options.datacenter.clone(),
-            keys: keys.clone(),
             servers: servers.clone(),
+            keys: trusted.clone(),
         };
         let reports = Arc::clone(&servers.surrogates);
         let mut status = Status::new(options.datacenter.clone(), options.host.clone(), &host.export.path);
@@ -116,7 +119,7 @@ impl LocalAgent {
         let repository = host.repository.pool.clone();
         repository.bounded(FetchBounds::of_snapshot(options.most_fetched));
         let collection = host.collection.clone();
-        let demand = Demand::new(agent.clone(), repository.clone(), collection, servers, keys.clone(), stop.clone());
+        let demand = Demand::new(agent.clone(), repository.clone(), collection, servers, keys, stop.clone());
         let (demand, processes) = (Arc::new(demand), Arc::default());
         let service = Service { agent, watchers, demand, processes, repository, remembered: Arc::default(), stop };
         let numbers = ReportNumbers::open(&options.state).behind(host.lock.clone());
@@ -130,6 +133,7 @@ impl LocalAgent {
         let beside = web::bind_health(options.common.metrics_listen, &options.common.allowed_hosts).await?;
         let socket = (bound, options.socket.socket);
         let ready = options.ready;
+        let keys = trusted;
         Ok(LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, beside, probes, ready })
     }
 

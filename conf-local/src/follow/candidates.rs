@@ -280,6 +280,17 @@ impl Candidates {
         self.choose(&mut self.named.lock(), true);
     }
 
+    /// Has what was refused tried again: another key is trusted now.
+    pub(crate) fn try_refused_again(&self) {
+        let mut named = self.named.lock();
+        for word in named.by.values_mut().filter(|word| word.trial == Trial::Refused) {
+            (word.trial, word.problem) = (Trial::Not, None);
+        }
+        self.choose(&mut named, false);
+        // It may be the very one that was wanted before.
+        self.wanted.send_modify(|_| ());
+    }
+
     /// Tells whether a pointer waits to be tried again.
     pub(crate) fn is_any_left(&self) -> bool {
         let exported = self.exported().map_or(Sequence::default(), |exported| exported.sequence);
@@ -395,7 +406,7 @@ impl Named {
 }
 
 /// Says that a pointer names another snapshot of the exported number.
-fn fork(pointer: Pointer, exported: Option<Pointer>) -> Option<String> {
+pub(crate) fn fork(pointer: Pointer, exported: Option<Pointer>) -> Option<String> {
     let exported = exported.filter(|exported| exported.sequence == pointer.sequence && *exported != pointer)?;
     Some(format!(
         "it names {} as #{}, but this host has taken {} as #{}; ignored. Are there two central repositories with one key?",

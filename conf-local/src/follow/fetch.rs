@@ -62,6 +62,9 @@ pub(crate) enum Failure {
     Repository(String),
     /// The snapshot can never be used.
     Never(String),
+    /// The same: it is not signed for this datacenter by a key that is trusted here. Where another
+    /// key is trusted later, it is tried again.
+    Untrusted(String),
     /// No server answers in time, and another snapshot is named by now.
     Overtaken,
     /// An answer was corrupt: perhaps a snapshot that the fetch builds on is damaged here. May pass
@@ -72,7 +75,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Failure::Never(_) => Reason::Never,
+            Failure::Never(_) | Failure::Untrusted(_) => Reason::Never,
             Failure::Nowhere(_) => Reason::Nowhere,
             _ => Reason::Passing,
         }
@@ -86,6 +89,7 @@ impl Failure {
             | Failure::NoRoom(words)
             | Failure::Repository(words)
             | Failure::Never(words)
+            | Failure::Untrusted(words)
             | Failure::Corrupt(words) => words,
             Failure::Overtaken => "another snapshot is named".to_owned(),
         }
@@ -196,7 +200,7 @@ fn note(agent: &Agent, server: &Upstream, error: &FetchError) -> Result<bool, Fa
             Ok(false)
         }
         // Nobody's copy of it is another one.
-        FetchError::Unwanted(_) => Err(Failure::Never(reason)),
+        FetchError::Unwanted(_) => Err(Failure::Untrusted(reason)),
         FetchError::Corrupt { .. }
         | FetchError::TooLarge { .. }
         | FetchError::Unreachable(_)

@@ -9,9 +9,10 @@ mod fetch;
 mod pointer;
 mod stream;
 mod worker;
+mod bring;
 mod mend;
 mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use crate::follow::{pointer::Sources, run::run};
+pub(crate) use crate::follow::{candidates::fork, pointer::Sources, run::run};

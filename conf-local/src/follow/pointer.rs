@@ -7,13 +7,17 @@ use conf_core::{
     consul::{Consul, Entry, WatchIndex},
     daemon::chain,
     retry::{Backoff, with_jitter},
-    sign::TrustedKeys,
 };
 use libconf::name::{DatacenterName, Sequence};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::random_up_to, follow::candidates::Candidates, snapshot::SnapshotServers, state::Agent};
+use crate::{
+    clock::random_up_to,
+    follow::candidates::Candidates,
+    snapshot::{HostKeys, SnapshotServers},
+    state::Agent,
+};
 
 /// 1 s: a server that is back is found again within this.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
@@ -42,9 +46,9 @@ pub(crate) struct Sources {
     /// The datacenter's authoritative key.
     pub(crate) key: String,
     pub(crate) datacenter: DatacenterName,
-    /// What verifies the statements of conf-master.
-    pub(crate) keys: TrustedKeys,
     pub(crate) servers: SnapshotServers,
+    /// What has signed good snapshots, and other words of conf-master.
+    pub(crate) keys: HostKeys,
 }
 
 /// Names every pointer that is read from Consul. A missing or damaged one is reported, and never

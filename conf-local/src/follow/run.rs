@@ -25,11 +25,19 @@ pub(crate) async fn run(
 ) {
     let (agent, candidates) = (&audience.agent, Candidates::new(audience.agent.clone()));
     let worker = Worker::new(host, &sources, &audience, &candidates);
+    let mut trusted = sources.keys.subscribe();
+    let keys = async {
+        // The sender lives as long as the sources.
+        while trusted.changed().await.is_ok() {
+            candidates.try_refused_again();
+        }
+    };
     let revived = sources.servers.revive(|server| agent.set_back(server.url().as_str()));
     tokio::join!(
         pointer::watch(&sources, &candidates, agent, &stop),
         stream::listen(&sources, &candidates, agent, &stop),
         stop.run_until_cancelled(revived),
+        stop.run_until_cancelled(keys),
         worker.run(requests, &stop)
     );
 }

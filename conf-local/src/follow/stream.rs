@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{FreshnessEvent, HistoryEvent, Pointer, SnapshotEvent},
+    api::{FreshnessEvent, HistoryEvent, KeysEvent, Pointer, SnapshotEvent},
     daemon::chain,
     freshness::Moment,
     retry::{Backoff, with_jitter},
@@ -57,6 +57,8 @@ struct Served {
 
 /// The name in `away` of a conf-slave that refuses the central history.
 const HISTORY: &str = "central history";
+/// The name in `away` of statements about keys that are not followed.
+const KEYS: &str = "keys";
 /// The name in `away` of a stream that is silent.
 const EVENTS: &str = "events";
 
@@ -155,7 +157,7 @@ impl Listener<'_> {
                     backoff.reset();
                     self.agent.set_back(&url);
                     self.agent.set_back(EVENTS);
-                    self.take(&url, &event);
+                    self.take(&url, &event).await;
                 }
                 Err(error) => {
                     self.agent.set_away(&url, &chain(&error));
@@ -217,8 +219,22 @@ impl Listener<'_> {
         if self.candidates.is_heard_beside(url) { BETWEEN_QUESTIONS } else { BETWEEN_NEEDED_QUESTIONS }
     }
 
-    fn take(&self, url: &str, event: &Event) {
+    async fn take(&self, url: &str, event: &Event) {
         match event.name.as_str() {
+            "keys" => {
+                let taken = match serde_json::from_str::<KeysEvent>(&event.data) {
+                    Ok(KeysEvent { statements }) => {
+                        self.sources.keys.take(statements).await.map_err(|error| chain(&error))
+                    }
+                    Err(error) => Err(error.to_string()),
+                };
+                match taken {
+                    Ok(_) => self.agent.set_back(KEYS),
+                    Err(why) => self
+                        .agent
+                        .set_away(KEYS, &format!("what {url} says of conf-master's keys is not followed: {why}")),
+                }
+            }
             "snapshot" => match serde_json::from_str::<SnapshotEvent>(&event.data) {
                 Ok(event) if event.datacenter == self.sources.datacenter => {
                     self.candidates.name(url, Pointer { sequence: event.sequence, commit: event.commit });
@@ -234,7 +250,7 @@ impl Listener<'_> {
                 _ => self.agent.set_back(HISTORY),
             },
             "freshness" => match serde_json::from_str::<FreshnessEvent>(&event.data) {
-                Ok(statement) => self.agent.hear(url, statement, &self.sources.keys),
+                Ok(statement) => self.agent.hear(url, statement, self.sources.keys.trusted()),
                 Err(error) => {
                     self.agent.set_away(EVENTS, &format!("{url} sends unreadable freshness statements: {error}"));
                 }
@@ -250,7 +266,7 @@ impl Listener<'_> {
         let Ok(Ok(Served { sequence, commit, statement })) = timeout(ASKING, question).await else { return false };
         self.candidates.name(url, Pointer { sequence, commit });
         if let Some(statement) = statement {
-            self.agent.hear(url, statement, &self.sources.keys);
+            self.agent.hear(url, statement, self.sources.keys.trusted());
         }
         true
     }

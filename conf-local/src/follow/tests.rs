@@ -3,11 +3,12 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use conf_core::{
-    sign::{SigningKey, TrustedKeys},
+    sign::KeptKeys,
     upstream::{Credentials, Upstreams},
 };
 use tokio::sync::mpsc;
@@ -15,12 +16,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     follow::{Sources, candidates::Candidates, fetch::Failure, worker::Worker},
-    snapshot::SnapshotServers,
-    transaction::tests::{Site, take},
+    snapshot::{HostKeys, SnapshotServers},
+    transaction::{
+        Host,
+        tests::{Site, take},
+    },
 };
 
 /// Nobody answers; objects that are here need no answer.
-fn nowhere() -> Sources {
+fn nowhere(host: &Host) -> Sources {
     let servers = |urls: &[&str]| {
         Upstreams::new(urls.iter().map(|url| url.parse().unwrap()).collect(), &Credentials::none()).unwrap()
     };
@@ -29,8 +33,8 @@ fn nowhere() -> Sources {
         needs_consul: false,
         key: "pointer".to_owned(),
         datacenter: "us-west/v1".parse().unwrap(),
-        keys: TrustedKeys::of(&SigningKey::generate(&tempfile::tempdir().unwrap().path().join("key"), "test").unwrap()),
         servers: SnapshotServers::new(servers(&[]), servers(&["http://127.0.0.1:1"])),
+        keys: HostKeys::new(Arc::new(KeptKeys::open(&host.state, host.keys.clone())), host.lock.clone()),
     }
 }
 
@@ -41,7 +45,7 @@ async fn what_fails_again_and_again_without_any_damage_ends_with_a_new_repositor
     let first = site.land();
     let (mut host, audience) = site.open();
     take(&mut host, first, &audience).unwrap();
-    let sources = nowhere();
+    let sources = nowhere(&host);
     let candidates = Candidates::new(audience.agent.clone());
     let mut worker = Worker::new(host, &sources, &audience, &candidates);
     let aside = site.state().join("repo.git.damaged");
@@ -62,7 +66,7 @@ async fn what_is_found_whole_is_not_thrown_away_however_often_servers_are_wrong(
     let first = site.land();
     let (mut host, audience) = site.open();
     take(&mut host, first, &audience).unwrap();
-    let (sources, candidates) = (nowhere(), Candidates::new(audience.agent.clone()));
+    let (sources, candidates) = (nowhere(&host), Candidates::new(audience.agent.clone()));
     let mut worker = Worker::new(host, &sources, &audience, &candidates);
     for _ in 0..10 {
         // What a corrupt answer leads to.
@@ -80,7 +84,7 @@ async fn a_place_that_could_not_be_mended_is_tried_again_without_a_change() {
     let first = site.land();
     let (mut host, audience) = site.open();
     take(&mut host, first, &audience).unwrap();
-    let (sources, candidates) = (nowhere(), Candidates::new(audience.agent.clone()));
+    let (sources, candidates) = (nowhere(&host), Candidates::new(audience.agent.clone()));
     let worker = Worker::new(host, &sources, &audience, &candidates);
     let stop = CancellationToken::new();
     let place = site.place().join("a");
@@ -121,7 +125,7 @@ async fn an_object_that_a_mend_needs_and_cannot_read_is_fetched_anew() {
     host.repository.pool.forget();
     fs::remove_dir_all(site.state().join("export/store")).unwrap();
 
-    let (sources, candidates) = (nowhere(), Candidates::new(audience.agent.clone()));
+    let (sources, candidates) = (nowhere(&host), Candidates::new(audience.agent.clone()));
     let mut worker = Worker::new(host, &sources, &audience, &candidates);
     let stop = CancellationToken::new();
     worker.look(&stop).await;
@@ -154,7 +158,7 @@ async fn content_that_is_damaged_here_is_mended_while_the_host_is_ahead_of_the_p
     fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&object, "damaged").unwrap();
 
-    let sources = nowhere();
+    let sources = nowhere(&host);
     let candidates = Candidates::new(audience.agent.clone());
     let mut worker = Worker::new(host, &sources, &audience, &candidates);
     let stop = CancellationToken::new();

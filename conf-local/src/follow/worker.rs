@@ -16,33 +16,27 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::random_up_to,
     follow::{
         candidates::{Candidates, Reason, Wanted},
-        fetch::{Failure, fetch, prepare_templates},
+        fetch::{Failure, fetch},
         pointer::{self, Decision, SOON, Sources},
     },
     state::{OlderSnapshot, RequestError, WriterRequest},
-    transaction::{Audience, Host, TransactionError, Unchecked},
+    transaction::{Audience, Host, TransactionError},
 };
 
 /// 5 s: a failure that only a person or another tier can repair is tried again within this.
-const LATER: Duration = Duration::from_secs(5);
+pub(crate) const LATER: Duration = Duration::from_secs(5);
 /// 30 s: a component that cannot be placed on this host is tried again within this.
-const MUCH_LATER: Duration = Duration::from_secs(30);
+pub(crate) const MUCH_LATER: Duration = Duration::from_secs(30);
 
 /// 60 s between two attempts to mend damage, or to find what only one source names, at most.
 const SELDOM: Duration = Duration::from_secs(60);
 /// The end of what is said of a snapshot that can never be used.
 const NOT_AGAIN: &str = "; not tried again before the pointer changes";
 
-/// 300 ms without a change, and up to as long more or four times as long as the change took: then
-/// the work starts that can wait. Readers have their files, and other agents on this machine too.
-const QUIET: Duration = Duration::from_millis(300);
-/// After 16 changes without a pause that work is done in between.
-const MOST_UNTIDY: u32 = 16;
 /// 10 s after a change: then the agent holds no process that the next one starts again.
-const IDLE: Duration = Duration::from_secs(10);
+pub(crate) const IDLE: Duration = Duration::from_secs(10);
 
 /// 10 s for a snapshot that only a server has named: the pointer's own may be waiting.
 const EARLY: Duration = Duration::from_secs(10);
@@ -51,7 +45,7 @@ const EARLY: Duration = Duration::from_secs(10);
 pub(crate) struct Worker<'a> {
     /// `None` only while a blocking step has it.
     pub(crate) host: Option<Host>,
-    sources: &'a Sources,
+    pub(crate) sources: &'a Sources,
     pub(crate) audience: &'a Audience,
     candidates: &'a Candidates,
     pub(crate) wanted: watch::Receiver<Wanted>,
@@ -61,9 +55,9 @@ pub(crate) struct Worker<'a> {
     /// error.
     ahead: Option<Sequence>,
     /// The next chore, and the time for it.
-    chore: Option<(Chore, Instant)>,
+    pub(crate) chore: Option<(Chore, Instant)>,
     /// The number of changes since the last tidying.
-    untidy: u32,
+    pub(crate) untidy: u32,
     /// The number of failures in a row that the repository caused though no damage was found.
     pub(crate) in_vain: u32,
     /// The disk could not be put in order at the start.
@@ -76,7 +70,7 @@ pub(crate) struct Worker<'a> {
 
 /// Work to do after a while without changes.
 #[derive(Clone, Copy)]
-enum Chore {
+pub(crate) enum Chore {
     /// Soon after a change: old snapshots, packs.
     Tidy,
     /// Long after it: ends the process that renders, writes the history.
@@ -168,10 +162,10 @@ impl<'a> Worker<'a> {
                 }
                 Err(Failure::Soon(_) | Failure::Corrupt(_)) => Some(soon.next_wait()),
                 Err(Failure::Nowhere(_)) if is_covered => Some(nowhere.next_wait()),
-                Err(Failure::Never(_) | Failure::Overtaken) => None,
+                Err(Failure::Never(_) | Failure::Untrusted(_) | Failure::Overtaken) => None,
                 Err(_) => Some(later.next_wait()),
             };
-            let is_over = matches!(taken, Err(Failure::Never(_) | Failure::Overtaken));
+            let is_over = matches!(taken, Err(Failure::Never(_) | Failure::Untrusted(_) | Failure::Overtaken));
             match taken {
                 Ok(()) => self.candidates.took(wanted),
                 Err(Failure::Overtaken) => self.candidates.overtaken(wanted),
@@ -231,7 +225,7 @@ impl<'a> Worker<'a> {
     }
 
     /// True if all was done. Where it is not, a chore or the next change tries again.
-    async fn tidy(&mut self) -> bool {
+    pub(crate) async fn tidy(&mut self) -> bool {
         self.untidy = 0;
         self.blocking(|host, audience| host.tidy(audience, None)).await
     }
@@ -289,7 +283,7 @@ impl<'a> Worker<'a> {
         }
         match brought {
             Ok(()) => Ok(()),
-            Err(Failure::Never(words)) => Err(RequestError::Wrong(words)),
+            Err(Failure::Never(words) | Failure::Untrusted(words)) => Err(RequestError::Wrong(words)),
             Err(failure) => Err(RequestError::Failed(failure.words())),
         }
     }
@@ -333,61 +327,6 @@ impl<'a> Worker<'a> {
                 self.bring(wanted, since, None, stop).await
             }
         }
-    }
-
-    /// Fetches a newer snapshot, within `limit` if there is one, verifies it, and puts it in place.
-    async fn bring(
-        &mut self,
-        wanted: Pointer,
-        since: Instant,
-        limit: Option<Duration>,
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
-        self.keep_out(stop).await?;
-        let have = match self.host().have_at_hand() {
-            Some(have) => Some(have),
-            None => self.blocking(|host, _| host.have()).await,
-        };
-        self.have = have;
-        self.chore.get_or_insert((Chore::Release, Instant::now() + IDLE));
-        let fetching = async { tokio::join!(self.fetch(wanted.commit, limit), prepare_templates()).0 };
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            fetched = fetching => fetched?,
-        }
-        let placed = self.blocking(move |host, audience| {
-            let snapshot = host.accept(wanted)?;
-            host.put_in_place(&snapshot, false, since, audience)
-        });
-        match placed.await {
-            Ok(()) => {}
-            Err(error @ TransactionError::Damaged(_)) => {
-                self.heal().await;
-                return Err(Failure::Soon(chain(&error)));
-            }
-            Err(error @ (TransactionError::Refused(_) | TransactionError::Untrusted(_))) => {
-                return Err(Failure::Never(chain(&error)));
-            }
-            // The next start does it.
-            Err(TransactionError::Unchecked(Unchecked::Stopped)) => return Ok(()),
-            Err(error) => {
-                // What the failed step left and could not remove at once.
-                self.chore = Some((Chore::Tidy, Instant::now() + MUCH_LATER));
-                return Err(Failure::Later(chain(&error)));
-            }
-        }
-        self.audience.agent.update(|view| view.status.settle());
-        self.in_vain = 0;
-        if have.is_none() {
-            self.host().repository.pool.forget();
-        }
-        let quiet = QUIET + random_up_to(QUIET.max(self.audience.agent.last_took() * 4));
-        self.chore = Some((Chore::Tidy, Instant::now() + quiet.min(LATER)));
-        self.untidy += 1;
-        if self.untidy >= MOST_UNTIDY {
-            self.tidy().await;
-        }
-        Ok(())
     }
 
     /// Fetches a snapshot. If that fails with a `limit`, only a server has named the snapshot,

@@ -9,12 +9,14 @@ mod source;
 mod host_secrets;
 mod secrets;
 mod servers;
+mod keys;
 
 pub use crate::snapshot::servers::SnapshotServers;
 pub(crate) use crate::snapshot::{
     ancestry::descends,
     collection::CollectionLock,
     host_secrets::{EVERY, HostSecrets, SourceUses},
+    keys::HostKeys,
     manifests::Manifests,
     named::NamedComponent,
     repository::{Checked, Looked, Repository},

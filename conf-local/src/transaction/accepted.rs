@@ -1,7 +1,8 @@
 //! The newest accepted snapshot, for the time in which the repository does not know it.
 //!
-//! `accepted.json`: `{"format": 1, "accepted": {"sequence", "commit"}}`. It is written before a
-//! repository goes, and may be older than what is known otherwise.
+//! `accepted.json`: `{"format": 1, "accepted": {"sequence", "commit"}}`. It is written soon after a
+//! change, and before a repository goes. So it may be older than what is known otherwise, and keeps
+//! older snapshots out where somebody has removed repository and export.
 
 use std::{io, path::Path};
 
@@ -25,6 +26,6 @@ pub(crate) fn read(state: &Path) -> Option<Pointer> {
     content.accepted
 }
 
-pub(crate) fn write(state: &Path, accepted: Pointer) -> io::Result<()> {
-    replace_state(&state.join(FILE), &Content { accepted: Some(accepted) }, Durability::Full)
+pub(crate) fn write(state: &Path, accepted: Pointer, durability: Durability) -> io::Result<()> {
+    replace_state(&state.join(FILE), &Content { accepted: Some(accepted) }, durability)
 }

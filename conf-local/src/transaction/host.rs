@@ -77,6 +77,8 @@ pub(crate) struct Host {
     pub(crate) newest: Option<(Snapshot, bool)>,
     /// The newest snapshot that this agent has accepted, even if the state that had it was lost.
     pub(crate) accepted: Option<Pointer>,
+    /// What the file of it says.
+    pub(crate) floor: Option<Pointer>,
     /// A failed step left something in the export that could not be removed.
     pub(crate) unswept: bool,
     /// Held by fetches of objects that no ref names: nothing is removed from the repository
@@ -151,6 +153,7 @@ impl Host {
             Snapshot::verify(&*repository.git().ok()?, commit, &keys, datacenter).ok()
         });
         let newest = newest.map(|snapshot| (snapshot, false));
+        let accepted = accepted::read(state);
         Ok(Host {
             datacenter: datacenter.clone(),
             name: host.clone(),
@@ -174,7 +177,8 @@ impl Host {
             history: state.join("history.json"),
             unwritten: 0,
             newest,
-            accepted: accepted::read(state),
+            accepted,
+            floor: accepted,
             unswept: false,
             collection: Arc::default(),
         })

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, time::Instant};
 
 use anyhow::bail;
-use conf_core::{api::Pointer, daemon::chain, snapshot::Snapshot};
+use conf_core::{api::Pointer, daemon::chain, git::Durability, snapshot::Snapshot};
 use libconf::name::ComponentVersion;
 
 use crate::{
@@ -241,7 +241,7 @@ impl Host {
     fn keep_known(&mut self) -> anyhow::Result<()> {
         self.accepted = self.known();
         if let Some(known) = self.accepted {
-            accepted::write(&self.state, known)?;
+            accepted::write(&self.state, known, Durability::Full)?;
         }
         Ok(())
     }

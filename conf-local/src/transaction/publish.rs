@@ -18,7 +18,10 @@ use crate::{
     export::ChangeKind,
     snapshot::NamedComponent,
     state::{Agent, HistoryChange, HistoryEntry, Switched},
-    transaction::host::{Audience, Host},
+    transaction::{
+        accepted,
+        host::{Audience, Host},
+    },
 };
 
 /// The history shows 50 components of one switch, even if thousands changed.
@@ -124,6 +127,17 @@ impl Host {
         self.write_history(&audience.agent);
     }
 
+    /// Writes the newest snapshot down below which this host takes none. It is not synced: after a
+    /// power cut the repository or the export says the same, and only their removal needs it.
+    fn write_floor(&mut self) {
+        let known = self.known().filter(|known| self.floor.is_none_or(|floor| floor.sequence < known.sequence));
+        let Some(known) = known else { return };
+        match accepted::write(&self.state, known, Durability::Content) {
+            Ok(()) => self.floor = Some(known),
+            Err(error) => tracing::debug!(%error, "the newest accepted snapshot could not be written down"),
+        }
+    }
+
     /// Writes the history down, unless it is there already. It grows with every switch, and is for
     /// people only: so it is not written with each of them, and not synced.
     pub(crate) fn write_history(&mut self, agent: &Agent) {
@@ -157,6 +171,7 @@ impl Host {
         if self.unwritten >= MOST_UNWRITTEN {
             self.write_history(&audience.agent);
         }
+        self.write_floor();
         let held = audience.watchers.held();
         if let Err(error) = self.export.retire(self.retention, &held, SystemTime::now()) {
             tracing::warn!(error = %chain(&error), "old snapshots could not be removed; trying again within half a minute");

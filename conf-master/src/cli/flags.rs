@@ -8,6 +8,7 @@ use crate::cli::check::CheckFlags;
 use crate::cli::client::credential::CredentialFlags;
 use crate::cli::client::doc::DocFlags;
 use crate::cli::client::explain::ExplainFlags;
+use crate::cli::client::key::KeyFlags;
 use crate::cli::client::log::LogFlags;
 use crate::cli::client::plan::PlanFlags;
 use crate::cli::client::policy::PolicyFlags;
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     Policy(PolicyFlags),
     /// Show who has a token; make one, replace one, end one
     Token(TokenFlags),
+    /// Show the keys that sign for hosts; make another one, revoke one
+    Key(KeyFlags),
     /// Give the token in a file to Git: Git's credential.helper
     Credential(CredentialFlags),
     /// Take a push or a fetch over SSH: the command of a key in the file `authorized_keys`

@@ -16,7 +16,9 @@ use conf_core::{
     terminal::{note, print},
 };
 
-use crate::cli::client::{credential, doc, explain, log, plan, policy, secret, show, token, update, wait, whereabouts};
+use crate::cli::client::{
+    credential, doc, explain, key, log, plan, policy, secret, show, token, update, wait, whereabouts,
+};
 use crate::cli::flags::{Command, InitFlags, MasterFlags};
 use crate::hooks::{forced, run_hook};
 use crate::judge::compatibility::worker as compatibility_worker;
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Policy(flags) => finish(block_on(policy::run(&flags))),
         Command::Secret(flags) => finish(block_on(secret::run(&flags))),
         Command::Token(flags) => finish(block_on(token::run(&flags))),
+        Command::Key(flags) => finish(key::run(&flags)),
         Command::Credential(flags) => finish(credential::run(&flags)),
         Command::Receive(flags) => finish(forced::run(&flags).map(|()| ExitCode::SUCCESS)),
         Command::Hook { name } => finish(run_hook(&name).map(ExitCode::from)),

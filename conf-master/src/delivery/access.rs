@@ -17,7 +17,6 @@ use crate::text::now;
 /// Signs each statement once for all conf-slaves of a datacenter.
 #[derive(Debug)]
 pub(crate) struct AccessStatements {
-    key: SigningKey,
     /// When this began, in seconds since 1970. What is signed is dated later: one that ran here
     /// before may have signed something else about the same change in this very second, and of two
     /// with one date conf-slaves keep the first.
@@ -25,13 +24,14 @@ pub(crate) struct AccessStatements {
     signed: Mutex<BTreeMap<DatacenterName, Signed>>,
 }
 
-/// The last statement for a datacenter, and the tokens and the policy of which it was made.
-type Signed = (Arc<AccessTable>, Arc<Policy>, Arc<AccessEvent>);
+/// The last statement for a datacenter, the tokens and the policy of which it was made, and the key
+/// that has signed it.
+type Signed = (Arc<AccessTable>, Arc<Policy>, Arc<SigningKey>, Arc<AccessEvent>);
 
 impl AccessStatements {
-    /// Signs by this key.
-    pub(crate) fn new(key: SigningKey) -> Self {
-        AccessStatements { key, began: now(), signed: Mutex::default() }
+    /// Has signed nothing yet.
+    pub(crate) fn new() -> Self {
+        AccessStatements { began: now(), signed: Mutex::default() }
     }
 
     /// Returns the statement about a datacenter, by the rights that were published. Those about
@@ -40,8 +40,11 @@ impl AccessStatements {
         let (rights, central) = (&published.rights, published.sequence);
         let keeps = published.datacenters.contains_key(datacenter) || published.deleted.contains(datacenter);
         let Rights { tokens, policy, is_open: open, .. } = rights;
+        let key = published.signer.as_ref().ok_or(KeyError::NoKey)?;
         let last = self.signed.lock().get(datacenter).cloned();
-        let is_same = |(by, under, _): &Signed| Arc::ptr_eq(by, tokens) && Arc::ptr_eq(under, policy);
+        let is_same = |(by, under, signer, _): &Signed| {
+            Arc::ptr_eq(by, tokens) && Arc::ptr_eq(under, policy) && Arc::ptr_eq(signer, key)
+        };
         if let Some((.., last)) = last.filter(is_same) {
             return Ok(last);
         }
@@ -61,9 +64,10 @@ impl AccessStatements {
         let time = time.max(self.began + 1);
         let statement = AccessEvent { central, time, datacenter: datacenter.clone(), open, readers, signature };
         // Signs without the lock, so that others sign theirs meanwhile.
-        let signed = Arc::new(sign_access(statement, &self.key)?);
+        let signed = Arc::new(sign_access(statement, key)?);
         if keeps {
-            self.signed.lock().insert(datacenter.clone(), (tokens.clone(), policy.clone(), signed.clone()));
+            let signed = (tokens.clone(), policy.clone(), key.clone(), signed.clone());
+            self.signed.lock().insert(datacenter.clone(), signed);
         }
         Ok(signed)
     }
@@ -74,19 +78,25 @@ impl AccessStatements {
 pub(crate) struct AccessFeed {
     statements: Arc<AccessStatements>,
     told: Option<Arc<AccessEvent>>,
+    /// What has signed it.
+    signer: Option<Arc<SigningKey>>,
 }
 
 impl AccessFeed {
     /// Has told nothing yet.
     pub(crate) fn new(statements: Arc<AccessStatements>) -> Self {
-        AccessFeed { statements, told: None }
+        AccessFeed { statements, told: None, signer: None }
     }
 
-    /// Returns the newest statement, unless it says what the last one did.
+    /// Returns the newest statement, unless it says what the last one did under the same key: one
+    /// under a key that may be revoked must not be what counts.
     pub(crate) fn next(&mut self, published: &Published, datacenter: &DatacenterName) -> Option<Arc<AccessEvent>> {
+        let is_same_key = self.signer.as_ref().map(Arc::as_ptr) == published.signer.as_ref().map(Arc::as_ptr);
+        let is_told = |statement: &AccessEvent| self.told.as_ref().is_some_and(|told| told.says_the_same(statement));
         match self.statements.of(published, datacenter) {
-            Ok(statement) if self.told.as_ref().is_some_and(|told| told.says_the_same(&statement)) => None,
+            Ok(statement) if is_same_key && is_told(&statement) => None,
             Ok(statement) => {
+                self.signer.clone_from(&published.signer);
                 self.told = Some(statement.clone());
                 Some(statement)
             }
@@ -108,8 +118,9 @@ mod tests {
     #[test]
     fn a_statement_names_those_who_read_the_datacenter() {
         let folder = tempfile::tempdir().unwrap();
-        let key = SigningKey::generate(&folder.path().join("key"), "test").unwrap();
-        let statements = AccessStatements::new(key);
+        let key = |name: &str| Some(Arc::new(SigningKey::generate(&folder.path().join(name), name).unwrap()));
+        let (signer, other) = (key("key"), key("other"));
+        let statements = Arc::new(AccessStatements::new());
         let mut table = AccessTable::default();
         let mut add = |name: &str, scope: Scope, expires: Option<i64>| {
             let entry = TokenEntry {
@@ -136,6 +147,7 @@ mod tests {
             let deleted = deleted.then(|| lab.clone()).into_iter().collect();
             let published =
                 Published { sequence: Sequence(central), rights: rights.clone(), deleted, ..Published::default() };
+            let published = Published { signer: signer.clone(), ..published };
             statements.of(&published, &lab).unwrap()
         };
         // One that does not exist leaves nothing behind.
@@ -152,20 +164,27 @@ mod tests {
         let policy = Arc::new(Policy::parse(text).unwrap());
         let under = of(&Rights { policy, ..changed }, 5, true);
         assert_eq!(under.central, Sequence(5));
+        // What another key signs is told again.
+        let mut feed = AccessFeed::new(statements.clone());
+        let mut told = |signer: &Option<Arc<SigningKey>>| {
+            let published = Published { rights: rights.clone(), signer: signer.clone(), ..Published::default() };
+            feed.next(&published, &lab).is_some()
+        };
+        assert!(told(&signer) && !told(&signer) && told(&other) && !told(&other));
     }
 
     #[test]
     fn a_statement_after_a_restart_counts_within_the_same_second() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        let key = SigningKey::generate(&path, "test").unwrap();
+        let signer = Some(Arc::new(SigningKey::generate(&path, "test").unwrap()));
         let lab: DatacenterName = "lab/v1".parse().unwrap();
         let of = |statements: &AccessStatements, open: bool| {
             let rights = if open { Rights::open() } else { Rights::default() };
-            statements.of(&Published { rights, ..Published::default() }, &lab).unwrap()
+            statements.of(&Published { rights, signer: signer.clone(), ..Published::default() }, &lab).unwrap()
         };
-        let before = of(&AccessStatements { began: now() - 60, ..AccessStatements::new(key) }, true);
-        let after = of(&AccessStatements::new(SigningKey::load(&path).unwrap()), false);
+        let before = of(&AccessStatements { began: now() - 60, ..AccessStatements::new() }, true);
+        let after = of(&AccessStatements::new(), false);
         assert_eq!(after.central, before.central);
         assert!(after.follows(&before), "{} and {}", after.time, before.time);
     }

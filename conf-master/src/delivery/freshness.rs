@@ -13,21 +13,22 @@ use tokio::time::Instant;
 
 use crate::landing::Published;
 
+type Signed = (Arc<FreshnessEvent>, Instant, Arc<SigningKey>);
+
 /// Signs each statement once for all readers, every so often.
 #[derive(Debug)]
 pub(crate) struct FreshnessStatements {
-    key: SigningKey,
     every: Duration,
     /// The last time that was stated, in milliseconds since 1970, and when.
     last: Mutex<(i64, Instant)>,
-    /// The last statement about each datacenter, and when it was signed.
-    signed: Mutex<BTreeMap<DatacenterName, (Arc<FreshnessEvent>, Instant)>>,
+    /// The last statement about each datacenter, when it was signed, and by which key.
+    signed: Mutex<BTreeMap<DatacenterName, Signed>>,
 }
 
 impl FreshnessStatements {
-    /// Signs by this key.
-    pub(crate) fn new(key: SigningKey, every: Duration) -> Self {
-        FreshnessStatements { key, every, last: Mutex::new((0, Instant::now())), signed: Mutex::default() }
+    /// Signs so often.
+    pub(crate) fn new(every: Duration) -> Self {
+        FreshnessStatements { every, last: Mutex::new((0, Instant::now())), signed: Mutex::default() }
     }
 
     /// Returns the statement about a datacenter, and when the next one is due; without a statement
@@ -38,19 +39,20 @@ impl FreshnessStatements {
         datacenter: &DatacenterName,
         now: Instant,
     ) -> Result<(Option<Arc<FreshnessEvent>>, Instant), KeyError> {
-        let Some(snapshot) = published.datacenters.get(datacenter) else {
+        let (Some(snapshot), Some(key)) = (published.datacenters.get(datacenter), &published.signer) else {
             self.signed.lock().remove(datacenter);
             return Ok((None, now + self.every));
         };
         let newest = Pointer { sequence: snapshot.sequence, commit: snapshot.commit };
         let last = self.signed.lock().get(datacenter).cloned();
-        if let Some((last, signed)) = last.filter(|(_, signed)| now.duration_since(*signed) < self.every) {
+        let holds = |(_, signed, by): &Signed| now.duration_since(*signed) < self.every && Arc::ptr_eq(by, key);
+        if let Some((last, signed, _)) = last.filter(holds) {
             return Ok((Some(last), signed + self.every));
         }
         // Signs without the lock, so that others sign theirs meanwhile.
         let time = self.time(Timestamp::now().as_millisecond(), now) / 1000;
-        let signed = Arc::new(sign_freshness(published.sequence, datacenter, newest, time, &self.key)?);
-        self.signed.lock().insert(datacenter.clone(), (signed.clone(), now));
+        let signed = Arc::new(sign_freshness(published.sequence, datacenter, newest, time, key)?);
+        self.signed.lock().insert(datacenter.clone(), (signed.clone(), now, key.clone()));
         Ok((Some(signed), now + self.every))
     }
 
@@ -117,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    fn published(name: &DatacenterName, central: u64) -> Published {
+    fn published((name, key): (&DatacenterName, &Arc<SigningKey>), central: u64) -> Published {
         let snapshot = Snapshot {
             commit: CommitId::ZERO,
             tree: ObjectId::ZERO,
@@ -131,31 +133,31 @@ mod tests {
             class: None,
         };
         let datacenters = [(name.clone(), snapshot)].into();
-        Published { sequence: Sequence(central), datacenters, ..Published::default() }
+        let signer = Some(key.clone());
+        Published { sequence: Sequence(central), datacenters, signer, ..Published::default() }
     }
 
-    fn statements(every: Duration) -> (FreshnessStatements, TrustedKeys) {
+    fn key() -> Arc<SigningKey> {
         let folder = tempfile::tempdir().unwrap();
-        let key = SigningKey::generate(&folder.path().join("key"), "test").unwrap();
-        let keys = TrustedKeys::of(&key);
-        (FreshnessStatements::new(key, every), keys)
+        Arc::new(SigningKey::generate(&folder.path().join("key"), "test").unwrap())
     }
 
     #[test]
     fn each_datacenter_has_one_statement_for_all_readers_until_the_next_is_due() {
         let every = Duration::from_secs(60);
-        let (statements, keys) = statements(every);
-        let (statements, name, start) = (Arc::new(statements), "dc/v1".parse().unwrap(), Instant::now());
+        let (statements, key) = (Arc::new(FreshnessStatements::new(every)), key());
+        let (keys, name, start) = (TrustedKeys::of(&key), "dc/v1".parse().unwrap(), Instant::now());
+        let by = (&name, &key);
         let mut feed = FreshnessFeed::new(statements.clone());
-        let first = feed.next(&published(&name, 1), &name, start).unwrap();
+        let first = feed.next(&published(by, 1), &name, start).unwrap();
         verify_freshness(&first, &name, &keys).unwrap();
         assert_eq!((first.central, first.snapshot), (Sequence(1), Sequence(1)));
-        assert_eq!(feed.next(&published(&name, 2), &name, start + every / 2), None, "it was told");
+        assert_eq!(feed.next(&published(by, 2), &name, start + every / 2), None, "it was told");
         assert_eq!(feed.due, start + every);
         let mut other = FreshnessFeed::new(statements.clone());
-        let same = other.next(&published(&name, 2), &name, start + every / 2).unwrap();
+        let same = other.next(&published(by, 2), &name, start + every / 2).unwrap();
         assert!(Arc::ptr_eq(&first, &same));
-        let second = feed.next(&published(&name, 2), &name, feed.due).unwrap();
+        let second = feed.next(&published(by, 2), &name, feed.due).unwrap();
         assert_eq!((second.central, second.time - first.time), (Sequence(2), 60));
         let gone = Published { sequence: Sequence(3), ..Published::default() };
         assert_eq!(feed.next(&gone, &name, feed.due), None, "there is nothing to state");
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_stated_time_never_goes_back() {
-        let (statements, _) = statements(Duration::from_secs(60));
+        let statements = FreshnessStatements::new(Duration::from_secs(60));
         let after = |seconds| Instant::now() + Duration::from_secs(seconds);
         assert_eq!(statements.time(5_000_000, after(0)), 5_000_000);
         let back = statements.time(1_000_000, after(60));

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use conf_core::sign::{KeyError, SigningKey};
+use conf_core::sign::KeyError;
 use conf_core::{
     api::{Pointer, WatermarkEvent},
     sign,
@@ -14,19 +14,13 @@ use parking_lot::Mutex;
 use crate::landing::Published;
 
 /// Signs each watermark once for all readers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Watermarks {
-    key: SigningKey,
     /// The last watermark of each datacenter.
     signed: Mutex<BTreeMap<DatacenterName, Arc<WatermarkEvent>>>,
 }
 
 impl Watermarks {
-    /// Signs by this key.
-    pub(crate) fn new(key: SigningKey) -> Self {
-        Watermarks { key, signed: Mutex::default() }
-    }
-
     /// Returns the watermark of a datacenter's newest snapshot in `published`; `None` when it has
     /// no snapshot.
     pub(crate) fn of(
@@ -34,14 +28,16 @@ impl Watermarks {
         published: &Published,
         datacenter: &DatacenterName,
     ) -> Result<Option<Arc<WatermarkEvent>>, KeyError> {
-        let Some(snapshot) = published.datacenters.get(datacenter) else { return Ok(None) };
+        let (Some(snapshot), Some(key)) = (published.datacenters.get(datacenter), &published.signer) else {
+            return Ok(None);
+        };
         let newest = Pointer { sequence: snapshot.sequence, commit: snapshot.commit };
         let last = self.signed.lock().get(datacenter).cloned();
         if let Some(last) = last.filter(|last| last.central == published.sequence && last.newest() == newest) {
             return Ok(Some(last));
         }
         // Signs without the lock, so that others sign theirs meanwhile.
-        let signed = Arc::new(sign::sign_watermark(published.sequence, datacenter, newest, &self.key)?);
+        let signed = Arc::new(sign::sign_watermark(published.sequence, datacenter, newest, key)?);
         self.signed.lock().insert(datacenter.clone(), Arc::clone(&signed));
         Ok(Some(signed))
     }

@@ -6,6 +6,7 @@ use libconf::name::PrincipalName;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Refusal;
+use crate::keys::{KeyAnswer, KeyCall};
 use crate::tokens::{TokenAnswer, TokenCall};
 
 /// The socket's name in the repository; hooks run with the repository as their working directory.
@@ -73,6 +74,24 @@ pub(crate) struct TokenMessage {
 pub(crate) enum TokenReply {
     /// It was done.
     Done(TokenAnswer),
+    /// Why it was not.
+    Refused(String),
+}
+
+/// The message of `conf-master key`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeyMessage {
+    /// What is asked about the keys that sign.
+    pub(crate) keys: KeyCall,
+}
+
+/// The answer to it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KeyReply {
+    /// It was done.
+    Done(KeyAnswer),
     /// Why it was not.
     Refused(String),
 }

@@ -13,11 +13,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::fault::Refusal;
 use crate::hooks::options;
-use crate::hooks::protocol::{Answer, Call, MOST_CALL_BYTES, SOCKET, SshMessage, Stage, TokenMessage, TokenReply};
+use crate::hooks::protocol::{
+    Answer, Call, KeyMessage, KeyReply, MOST_CALL_BYTES, SOCKET, SshMessage, Stage, TokenMessage, TokenReply,
+};
 use crate::hooks::pushers::{self, Pushers};
 use crate::hooks::ssh::OverSsh;
 use crate::judge::{ProposalOptions, RefUpdate};
+use crate::keys::KeyCall;
 use crate::landing::{Lander, Outcome, Push, Pusher};
 use crate::tokens::TokenCall;
 
@@ -112,11 +116,12 @@ async fn answer(
                 () = stopped => Ok(()),
             };
         }
-        let mut text = match serde_json::from_slice(&line) {
-            Ok(TokenMessage { tokens }) => {
-                serde_json::to_vec(&about_tokens(tokens, user, &lander, &authenticator).await)?
-            }
-            Err(_) => serde_json::to_vec(&decide(serde_json::from_slice(&line)?, user, &lander, &pushers).await)?,
+        let mut text = if let Ok(TokenMessage { tokens }) = serde_json::from_slice(&line) {
+            serde_json::to_vec(&about_tokens(tokens, user, &lander, &authenticator).await)?
+        } else if let Ok(KeyMessage { keys }) = serde_json::from_slice(&line) {
+            serde_json::to_vec(&about_keys(keys, user, &lander).await)?
+        } else {
+            serde_json::to_vec(&decide(serde_json::from_slice(&line)?, user, &lander, &pushers).await)?
         };
         text.push(b'\n');
         socket.write_all(&text).await?;
@@ -130,19 +135,38 @@ async fn answer(
 /// Answers a user of this machine about tokens. Only those who could write to the repository's
 /// files in any case get an answer: a lost token of the last administrator locks nobody out.
 async fn about_tokens(call: TokenCall, user: u32, lander: &Lander, authenticator: &Authenticator) -> TokenReply {
-    let principal = pushers::user(user, nix::unistd::getuid().as_raw());
-    if !matches!(principal, Principal::Owner(_)) {
+    let Some(pusher) = owner(user) else {
         let words = "at this machine only root and the user of conf-master answer for tokens; ask with --server and --token-file";
         return TokenReply::Refused(words.to_owned());
-    }
-    let pusher = Pusher { principal, through: "path".to_owned(), who: Who::User(user) };
+    };
     match lander.tokens(call, &pusher, &authenticator.uses()).await {
         Ok(answer) => TokenReply::Done(answer),
-        Err(refusals) => {
-            let words = refusals.into_iter().flatten().map(|one| one.to_string());
-            TokenReply::Refused(words.collect::<Vec<_>>().join("; "))
-        }
+        Err(refusals) => TokenReply::Refused(words_of(refusals)),
     }
+}
+
+/// Answers a user of this machine about the keys that sign.
+async fn about_keys(call: KeyCall, user: u32, lander: &Lander) -> KeyReply {
+    let Some(pusher) = owner(user) else {
+        let words = "only root and the user of conf-master answer for the keys that sign";
+        return KeyReply::Refused(words.to_owned());
+    };
+    match lander.keys(call, &pusher).await {
+        Ok(answer) => KeyReply::Done(answer),
+        Err(refusals) => KeyReply::Refused(words_of(refusals)),
+    }
+}
+
+/// A user of this machine who may write to the repository's files in any case.
+fn owner(user: u32) -> Option<Pusher> {
+    let principal = pushers::user(user, nix::unistd::getuid().as_raw());
+    let is_owner = matches!(principal, Principal::Owner(_));
+    is_owner.then(|| Pusher { principal, through: "path".to_owned(), who: Who::User(user) })
+}
+
+fn words_of(refusals: Vec<Option<Refusal>>) -> String {
+    let words = refusals.into_iter().flatten().map(|one| one.to_string());
+    words.collect::<Vec<_>>().join("; ")
 }
 
 async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> Answer {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_stream::stream;
 use conf_core::access::{Place, Principal, Scope, Verb};
-use conf_core::api::{AbsentEvent, DeletedEvent, SnapshotEvent};
+use conf_core::api::{AbsentEvent, DeletedEvent, KeysEvent, SnapshotEvent};
 use conf_core::daemon::chain;
 use conf_core::http::{Event, Request, Response, Routes, StreamPlace, error, events, json, request};
 use http::StatusCode;
@@ -143,7 +143,7 @@ fn events_of(
         // The state whose snapshot was sent and whose watermark was not, and when that is due.
         let mut owed: Option<Arc<Published>> = None;
         let mut due = Instant::now();
-        let (mut told_deleted, mut told_absent) = (false, false);
+        let (mut told_deleted, mut told_absent, mut told_keys) = (false, false, 0);
         loop {
             let woken = tokio::select! {
                 biased;
@@ -161,6 +161,11 @@ fn events_of(
                 }
             } else if matches!(woken, Woken::Landing) {
                 let now = published.borrow_and_update().clone();
+                // Before anything that another key may have signed.
+                if now.keys.len() != told_keys {
+                    told_keys = now.keys.len();
+                    yield Event::json("keys", None, &KeysEvent { statements: now.keys.to_vec() });
+                }
                 let next = |access: &mut AccessFeed| access.next(&now, &datacenter);
                 if let Some(statement) = access.as_mut().and_then(next) {
                     yield Event::json("access", None, &*statement);
@@ -234,8 +239,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         let key = SigningKey::generate(&path, "test").unwrap();
-        let same = SigningKey::load(&path).unwrap();
-        let statements = Arc::new(FreshnessStatements::new(same, Duration::from_secs(60)));
+        let statements = Arc::new(FreshnessStatements::new(Duration::from_secs(60)));
         let freshness = FreshnessFeed::new(statements);
         let name: DatacenterName = "dc/v1".parse().unwrap();
         let snapshot = Snapshot {
@@ -251,12 +255,11 @@ mod tests {
             class: None,
         };
         let datacenters = [(name.clone(), snapshot)].into();
-        let there = Published { sequence: Sequence(1), datacenters, ..Published::default() };
+        let signer = Some(Arc::new(key));
+        let there = Published { sequence: Sequence(1), datacenters, signer, ..Published::default() };
         let (publish, published) = watch::channel(Arc::new(there));
         let anybody = (None, |_: &Rights| true);
-        let mut body =
-            events_of(name.clone(), None, (published, Arc::new(Watermarks::new(key)), None, freshness), anybody)
-                .into_body();
+        let mut body = events_of(name.clone(), None, (published, Arc::default(), None, freshness), anybody).into_body();
         let beat = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(beat.starts_with(b"event: heartbeat"), "{beat:?}");
         // On a busy machine another heartbeat may come at any place.

@@ -6,6 +6,7 @@ mod datacenters;
 mod delivery;
 mod events;
 mod explain;
+mod keys;
 pub(crate) mod parts;
 mod plan;
 mod policy;
@@ -95,6 +96,7 @@ pub(crate) fn routes(server: &Server, health: Health) -> Routes {
         explain::routes,
         secrets::routes,
         tokens::routes,
+        keys::routes,
         conf::routes,
         delivery::routes,
         at::routes,

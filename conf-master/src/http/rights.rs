@@ -12,7 +12,7 @@ pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
     let (is_reading, is_post) = (matches!(*method, Method::GET | Method::HEAD), *method == Method::POST);
     match parts(path).as_slice() {
         ["api", "v1", "tokens", ..] => Some(Verb::Administer),
-        ["api", "v1", "principal" | "openapi.json"] if is_reading => None,
+        ["api", "v1", "principal" | "openapi.json" | "keys"] if is_reading => None,
         ["api", "v1", "sessions"] if is_post => None,
         _ if is_reading => Some(Verb::Read),
         ["conf.git", "git-upload-pack"]
@@ -162,6 +162,7 @@ mod tests {
             "/api/v1/datacenters/lab/v1",
             "/conf.git/info/refs?service=git-upload-pack",
             "/api/v1/openapi.json",
+            "/api/v1/keys",
         ] {
             assert!(may(Method::GET, uri), "{uri}");
         }

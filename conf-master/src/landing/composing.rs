@@ -37,6 +37,7 @@ impl Staging {
             && changed.is_none()
             && before == Some(manifest.trees())
             && datacenter.snapshot.is_some()
+            && !self.signs_anew
         {
             return Ok(None);
         }
@@ -48,7 +49,11 @@ impl Staging {
             // A datacenter that was deleted and made again continues its old chain.
             parent: self.catalog.table.target(&RefName::Snapshot(name.clone())).map(|tip| tip.commit),
             base: datacenter.snapshot.as_ref().map(|snapshot| snapshot.tree),
-            summary: summary(&components, changed.filter(|_| before == Some(manifest.trees()))),
+            summary: if self.signs_anew {
+                "another key signs".to_owned()
+            } else {
+                summary(&components, changed.filter(|_| before == Some(manifest.trees())))
+            },
             components,
             datacenter_tree: manifest.datacenter_tree,
             datacenter_commit: manifest.datacenter_commit,

@@ -8,6 +8,7 @@
 pub(crate) mod audit;
 mod checking;
 mod composing;
+mod keys;
 pub(crate) mod push;
 #[cfg(test)]
 mod rights_tests;
@@ -20,7 +21,7 @@ pub(crate) mod update;
 mod writer;
 
 pub(crate) use crate::landing::audit::{Record, RefusedRef};
-pub(crate) use crate::landing::push::{Outcome, Published, Push, Pusher};
+pub(crate) use crate::landing::push::{KeyRequest, Outcome, Published, Push, Pusher};
 pub(crate) use crate::landing::told::Told;
 pub(crate) use crate::landing::update::notation::Draft;
 pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, SectionChange, Update, UpdateOutcome};

@@ -1,9 +1,12 @@
 //! A push, an update or a request about secrets on its way to the landing thread, and its outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use conf_core::access::{Principal, TokenId};
+use conf_core::api::KeyStatement;
 use conf_core::http::Who;
+use conf_core::sign::SigningKey;
 use conf_core::snapshot::Snapshot;
 use libconf::name::{CommitId, DatacenterName, ObjectId, RefName, Sequence};
 
@@ -75,6 +78,20 @@ pub(crate) enum PushContent {
     Secrets(SecretRequest),
     /// The landing thread makes them from a request about tokens.
     Access(AccessRequest),
+    /// The landing thread makes them from a request about the keys that sign.
+    Keys(KeyRequest),
+}
+
+/// A change of the keys that sign; it lands as a change of its own.
+#[derive(Clone, Debug)]
+pub(crate) enum KeyRequest {
+    /// Makes another key, which signs from then on.
+    Rotate {
+        /// The old one counts for nothing new from then on.
+        revokes_old: bool,
+    },
+    /// A key counts for nothing new, by its fingerprint.
+    Revoke(String),
 }
 
 impl PushContent {
@@ -82,7 +99,7 @@ impl PushContent {
     pub(crate) fn key(&self) -> Option<&RequestKey> {
         match self {
             PushContent::Sections(update) => update.key.as_ref(),
-            PushContent::Commits | PushContent::Secrets(_) | PushContent::Access(_) => None,
+            PushContent::Commits | PushContent::Secrets(_) | PushContent::Access(_) | PushContent::Keys(_) => None,
         }
     }
 }
@@ -113,6 +130,12 @@ impl Push {
     pub(crate) fn access(request: AccessRequest, pusher: &Pusher) -> Self {
         let push = Push::commits(vec![unknown(&RefName::Access)], true, pusher, ProposalOptions::default());
         Push { content: PushContent::Access(request), ..push }
+    }
+
+    /// Makes a push of a request about the keys that sign.
+    pub(crate) fn keys(request: KeyRequest, pusher: &Pusher) -> Self {
+        let push = Push::commits(vec![unknown(&RefName::Keys)], true, pusher, ProposalOptions::default());
+        Push { content: PushContent::Keys(request), ..push }
     }
 }
 
@@ -180,4 +203,8 @@ pub(crate) struct Published {
     pub(crate) deleted: BTreeSet<DatacenterName>,
     /// Who may do what.
     pub(crate) rights: Rights,
+    /// The key that signs; `None` before anything was read.
+    pub(crate) signer: Option<Arc<SigningKey>>,
+    /// The statements about keys.
+    pub(crate) keys: Arc<Vec<KeyStatement>>,
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use conf_core::access::{AccessTable, Unproven};
+use conf_core::api::KeyStatement;
 use conf_core::daemon::chain;
 use conf_core::git::{NewObjects, ObjectStore as _};
 use conf_core::sign::SigningKey;
@@ -31,15 +32,22 @@ use crate::store::{
 use crate::text::{now, one_line};
 
 /// The outcome of a staged change, and the moves of its refs.
-type Staged = (Outcome, Vec<Move>);
+pub(crate) type Staged = (Outcome, Vec<Move>);
 
 /// Everything that was landed or staged, and the repository into which objects are written.
 pub(crate) struct Staging {
-    path: PathBuf,
+    /// Where the repository is.
+    pub(crate) path: PathBuf,
     /// The repository.
     pub(crate) repo: Repository,
     /// Signs snapshots.
-    pub(crate) key: SigningKey,
+    pub(crate) key: Arc<SigningKey>,
+    /// The statements about keys after the last staged change.
+    pub(crate) keys: Arc<Vec<KeyStatement>>,
+    /// The change that is staged gives every datacenter a snapshot.
+    pub(crate) signs_anew: bool,
+    /// The key that signs is not in its place on the disk yet.
+    pub(crate) has_next_key: bool,
     /// Judges, and tells what a change does.
     pub(crate) judge: Arc<Judge>,
     checker: Arc<Checker>,
@@ -73,7 +81,10 @@ impl Staging {
         let mut staging = Staging {
             path: path.to_owned(),
             repo: store::open(path)?,
-            key: SigningKey::load(&store::key_path(path))?,
+            key: Arc::new(SigningKey::load(&store::key_path(path))?),
+            keys: Arc::default(),
+            signs_anew: false,
+            has_next_key: false,
             judge,
             checker,
             catalog: Arc::default(),
@@ -98,7 +109,8 @@ impl Staging {
                 || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
             return if is_damage { Err(cause).with_context(damaged) } else { Err(cause) };
         }
-        signer::check(&staging.repo, &staging.catalog.table, &staging.key, &store::key_path(path))?;
+        let key_path = store::key_path(path);
+        signer::check(&staging.repo, &staging.catalog.table, &staging.keys, (&staging.key, &key_path))?;
         if let Err(error) = journal::catch_up(&staging.repo, staging.ledger) {
             warn!(error = chain(&*error), "the ledger's journal cannot be kept");
         }
@@ -119,6 +131,11 @@ impl Staging {
         }
         store::sync_objects(&self.repo)?;
         let access = store::access::read(&self.repo, &table)?;
+        let keys = store::keys::read(&self.repo, &table)?;
+        if self.ledger == CommitId::ZERO || *self.keys != keys {
+            self.key = Arc::new(signer::load(&self.path, &keys)?);
+        }
+        self.keys = Arc::new(keys);
         let (catalog, faults) = Catalog::load(&self.repo, &self.judge.contents, table);
         for fault in faults {
             error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
@@ -219,6 +236,7 @@ impl Staging {
             PushContent::Sections(update) => self.stage_update(push, update, someone()),
             PushContent::Secrets(request) => self.stage_request(push, request, someone()),
             PushContent::Access(request) => self.stage_access(push, request, someone()),
+            PushContent::Keys(request) => self.stage_keys(push, request, someone()),
         }
     }
 
@@ -325,7 +343,7 @@ impl Staging {
     }
 
     /// Writes the objects of everything that may land.
-    fn stage_judged(&mut self, push: &Push, mut judgement: Judgement, by: String) -> anyhow::Result<Staged> {
+    pub(crate) fn stage_judged(&mut self, push: &Push, mut judgement: Judgement, by: String) -> anyhow::Result<Staged> {
         if push.options.dry_run {
             judgement.refuse_dry_run();
             judgement.changes.clear();
@@ -359,7 +377,7 @@ impl Staging {
         let mut notes = std::mem::take(&mut judgement.notes);
         let told = notes.len();
         notes.extend(secrets.notes.iter().cloned());
-        let deltas = secrets.with_siblings(judgement.deltas, &self.catalog);
+        let deltas = self.and_signed_anew(secrets.with_siblings(judgement.deltas, &self.catalog));
         let mut shared = SharedTrees::default();
         for (name, delta) in deltas {
             let Some(delta) = delta else {

@@ -248,6 +248,7 @@ impl Landing {
             self.health.report(LANDING, None);
         }
         self.announce();
+        self.staging.put_key();
         Ok(answers)
     }
 
@@ -314,6 +315,8 @@ impl Landing {
             datacenters: datacenters.collect(),
             deleted: self.staging.catalog.deleted.clone(),
             rights: self.staging.rights.clone(),
+            signer: Some(self.staging.key.clone()),
+            keys: self.staging.keys.clone(),
         };
         self.publish.send_replace(Arc::new(published));
         self.access.send_if_modified(|told| {

@@ -36,6 +36,18 @@ pub(crate) struct ListedSecret {
     pub(crate) age_seconds: Option<i64>,
     /// The end of a certificate, RFC 3339, UTC.
     pub(crate) valid_until: Option<String>,
+    /// The hosts that could open the value and are no readers any more: it should be rotated.
+    #[serde(default)]
+    pub(crate) left: Vec<LeftHost>,
+}
+
+/// A host that could open a value until a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LeftHost {
+    /// Its name at that time.
+    pub(crate) host: HostName,
+    /// The change.
+    pub(crate) since: Sequence,
 }
 
 /// Lists all secrets of a snapshot's datacenter, also those that are kept and not declared, in
@@ -55,6 +67,7 @@ pub(crate) fn list(repo: &Repository, snapshot: &Snapshot, now: i64) -> anyhow::
         made: about.map(|about| when(about.made)),
         age_seconds: about.map(|about| now - about.made),
         valid_until: about.and_then(|about| about.valid_until).map(when),
+        left: about.map(left).unwrap_or_default(),
     };
     let mut all = Vec::new();
     for (name, (declaration, _)) in manifest::secrets(&class, &instance) {
@@ -69,4 +82,8 @@ pub(crate) fn list(repo: &Repository, snapshot: &Snapshot, now: i64) -> anyhow::
     all.extend(sealed.iter().map(|(name, about)| listed(name, about.source.clone(), Some(about))));
     all.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(all)
+}
+
+fn left(about: &About) -> Vec<LeftHost> {
+    about.left.iter().map(|left| LeftHost { host: left.host.clone(), since: left.since }).collect()
 }

@@ -205,8 +205,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let repo = Repository::init_bare(folder.path()).unwrap();
         let key = Identity::create(&folder.path().join("key")).unwrap().recipient().clone();
-        let about =
-            About { sequence: Sequence(1), made: 0, source: "given".into(), recipients: vec![key], valid_until: None };
+        let about = About {
+            sequence: Sequence(1),
+            made: 0,
+            source: "given".into(),
+            recipients: vec![key],
+            valid_until: None,
+            left: Vec::new(),
+        };
         let names = (0..MOST_NAMES).map(|number| format!("name{number}").parse().unwrap());
         let edits = names.map(|name| (name, Some((b"sealed".to_vec(), about.clone())))).collect();
         let (_, full) = branch::write(&repo, None, None, &edits, "full", (Sequence(1), 0)).unwrap();

@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, Delta, Deltas, Manifest};
 use crate::fault::Caused;
 use crate::secrets::decide::{self, Action, Decision};
 use crate::secrets::given::{GivenValues, SecretsFor};
-use crate::secrets::{branch, make, own_key};
+use crate::secrets::{branch, left, make, own_key};
 use crate::store::RefTarget;
 
 /// Keeps the sealed secrets: conf-master's own key, and the values that its environment gives.
@@ -129,7 +129,7 @@ impl SecretStore {
             }
             let own = self.own_key().context("without a key no secret can be sealed")?;
             let tree = catalog.secrets.get(&id).copied();
-            let (mut words, mut edits) = (Vec::new(), BTreeMap::new());
+            let (mut words, mut edits, hosts) = (Vec::new(), BTreeMap::new(), left::hosts(catalog, &id));
             for (name, action) in actions {
                 let recipients = decision.recipients.get(&name).cloned().unwrap_or_else(|| vec![own.clone()]);
                 words.push(action.words(&name, recipients.len() - 1));
@@ -139,6 +139,7 @@ impl SecretStore {
                     source: source.to_string(),
                     recipients,
                     valid_until,
+                    left: Vec::new(),
                 };
                 let (value, about) = match action {
                     Action::Remove => {
@@ -146,7 +147,8 @@ impl SecretStore {
                         continue;
                     }
                     Action::Seal => {
-                        let about = branch::about(repo, tree, &name)?;
+                        let mut about = branch::about(repo, tree, &name)?;
+                        words.extend(left::note(&mut about, &name, &recipients, &hosts, sequence));
                         (self.value(repo, tree, &id, &name)?, About { recipients, ..about })
                     }
                     Action::Make(generate) => {

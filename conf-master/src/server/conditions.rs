@@ -9,7 +9,7 @@ use std::time::Duration;
 use conf_core::daemon::chain;
 use conf_core::http::{Health, no_files_left, watch_disks};
 use conf_core::secret::Identity;
-use conf_core::sign::{SigningKey, TrustedKeys};
+use conf_core::sign::SigningKey;
 use git2::Repository;
 use libconf::name::{CommitId, RefName};
 use parking_lot::Mutex;
@@ -34,34 +34,28 @@ const REFS: &str = "refs";
 const KEY: &str = "key";
 const IDENTITY: &str = "key for secrets";
 
-/// The keys that this server has read.
-#[derive(Clone)]
-pub(crate) struct Keys {
-    /// What it signs with.
-    pub(crate) trusted: TrustedKeys,
-    /// What opens secrets.
-    pub(crate) identity: Option<Arc<Identity>>,
-}
+/// What opens secrets.
+type Opener = Option<Arc<Identity>>;
 
 /// The conditions of one look, and the problem of each that stands.
 type Looked = Vec<(&'static str, Option<String>)>;
 
 /// Looks until `stop`.
-pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, keys: Keys, stop: CancellationToken) {
+pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, opener: Opener, stop: CancellationToken) {
     let disk = watch_disks(vec![path.clone()], health.clone());
-    let looking = async { tokio::join!(disk, look_on(path, lander, health, keys)) };
+    let looking = async { tokio::join!(disk, look_on(path, lander, health, opener)) };
     let _ = stop.run_until_cancelled(looking).await;
 }
 
 /// Looks for ever. Something that is wrong twice in a row is mended, where that can be done.
-async fn look_on(path: PathBuf, lander: Lander, health: Health, keys: Keys) {
+async fn look_on(path: PathBuf, lander: Lander, health: Health, opener: Opener) {
     let failed = Failed::default();
     let mut running: Option<JoinHandle<Looked>> = None;
     let mut moved: Option<String> = None;
     loop {
-        let (at, known, ledger) = (path.clone(), keys.clone(), lander.durable().ledger);
+        let (at, known, ledger) = (path.clone(), opener.clone(), lander.durable().ledger);
         let published = lander.published.borrow().clone();
-        let work = move || look(&at, &known, ledger, &published);
+        let work = move || look(&at, known.as_deref(), ledger, &published);
         let look = running.get_or_insert_with(|| tokio::task::spawn_blocking(work));
         match tokio::time::timeout(PATIENCE, look).await {
             // The look goes on, and no other one begins.
@@ -81,7 +75,7 @@ async fn look_on(path: PathBuf, lander: Lander, health: Health, keys: Keys) {
                         if condition == REFS {
                             let _ = tokio::time::timeout(PATIENCE, lander.repair()).await;
                         }
-                        mend(condition, &path, &lander, &keys, &failed).await;
+                        mend(condition, &path, &lander, opener.clone(), &failed).await;
                     }
                     health.report(condition, problem);
                 }
@@ -95,7 +89,7 @@ async fn look_on(path: PathBuf, lander: Lander, health: Health, keys: Keys) {
 }
 
 /// Looks at everything once. Blocks.
-fn look(path: &Path, keys: &Keys, ledger: CommitId, published: &Published) -> Looked {
+fn look(path: &Path, opener: Option<&Identity>, ledger: CommitId, published: &Published) -> Looked {
     let files = no_files_left();
     if files.is_some() {
         // Nothing else can be read now.
@@ -106,8 +100,8 @@ fn look(path: &Path, keys: &Keys, ledger: CommitId, published: &Published) -> Lo
         (REPOSITORY, store::unprepared(path).map(|problem| format!("{problem}; conf-master writes it anew"))),
         (LEDGER, not_there(path, ledger)),
         (REFS, unlisted(path)),
-        (KEY, other_key(path, &keys.trusted, published)),
-        (IDENTITY, keys.identity.as_ref().and_then(|identity| own_key::fault(path, identity))),
+        (KEY, other_key(path, published)),
+        (IDENTITY, opener.and_then(|identity| own_key::fault(path, identity))),
     ]
 }
 
@@ -146,14 +140,18 @@ fn unlisted(path: &Path) -> Option<String> {
 
 /// Says that a key is on the disk with which the next start would be refused. A new one may be
 /// there while keys are changed.
-fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<String> {
-    let file = store::key_path(path);
+fn other_key(path: &Path, published: &Published) -> Option<String> {
+    // One that takes another one's place just now is put there by the landing or the next start.
+    if signer::next_path(path).exists() {
+        return None;
+    }
+    let (file, key) = (store::key_path(path), published.signer.as_ref()?);
     let refused = |found: &SigningKey| {
         let newest = published.datacenters.values().max_by_key(|snapshot| snapshot.sequence);
-        signer::check_with(&Repository::open_bare(path)?, newest, found, &file)
+        signer::check_with(&Repository::open_bare(path)?, newest, &published.keys, (found, &file))
     };
     match SigningKey::load(&file) {
-        Ok(found) if key.trusts(&found) => None,
+        Ok(found) if key.fingerprint() == found.fingerprint() => None,
         Ok(found) => refused(&found).err().map(|error| {
             let (shown, why) = (file.display(), chain(&*error));
             format!("{shown} holds another key than this server signs with, and the next start would be refused: {why}")
@@ -166,9 +164,8 @@ fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<St
 type Failed = Arc<Mutex<BTreeMap<&'static str, String>>>;
 
 /// Writes anew what is known to be good.
-async fn mend(condition: &'static str, path: &Path, lander: &Lander, keys: &Keys, failed: &Failed) {
+async fn mend(condition: &'static str, path: &Path, lander: &Lander, identity: Opener, failed: &Failed) {
     let (path, ledger, failed) = (path.to_owned(), lander.durable().ledger, failed.clone());
-    let identity = keys.identity.clone();
     let work = move || {
         let done = match condition {
             REPOSITORY => store::prepare(&path),
@@ -224,15 +221,13 @@ mod tests {
         let (lander, thread) =
             landing::start(&path, &judge, &store::Landed::new(&path), upload, told, health.clone(), Rights::open())
                 .unwrap();
-        let trusted = TrustedKeys::of(&SigningKey::load(&store::key_path(&path)).unwrap());
-        let keys = Keys { trusted, identity: None };
         // It is asked to recover, and cannot answer.
         health.report(LANDING, Some("the last one failed".to_owned()));
         let (go_on, told) = std::sync::mpsc::channel::<()>();
         let busy = lander.clone();
         let busy = tokio::spawn(async move { busy.exclusively(move || assert!(told.recv().is_err())).await });
         let stop = CancellationToken::new();
-        let looking = tokio::spawn(run(path, lander, health, keys, stop.clone()));
+        let looking = tokio::spawn(run(path, lander, health, None, stop.clone()));
         stop.cancel();
         tokio::time::timeout(PATIENCE / 2, looking).await.expect("it ends at once").unwrap();
         drop(go_on);

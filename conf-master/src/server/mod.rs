@@ -19,7 +19,6 @@ use conf_core::git;
 use conf_core::git_http::UploadPack;
 use conf_core::http::{self, Authenticator, Gate, Health};
 use conf_core::session::Sessions;
-use conf_core::sign::{SigningKey, TrustedKeys};
 use conf_core::tls::ServerTls;
 use conf_core::{
     daemon::{Metrics, chain, listen_guard, no_core_files, ready},
@@ -84,13 +83,10 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let upkeep =
         tokio::spawn(upkeep::run(path.clone(), lander.clone(), Duration::from_secs(flags.prune_every), stop.clone()));
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
-    let key = SigningKey::load(&store::key_path(&path))?;
-    let keys = conditions::Keys { trusted: TrustedKeys::of(&key), identity };
-    let conditions = tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), keys, stop.clone()));
-    let access = AccessStatements::new(SigningKey::load(&store::key_path(&path))?);
-    let every = Duration::from_secs(flags.freshness_every);
-    let freshness = FreshnessStatements::new(SigningKey::load(&store::key_path(&path))?, every);
-    let signed = (Watermarks::new(key), access, freshness);
+    let conditions =
+        tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), identity, stop.clone()));
+    let freshness = FreshnessStatements::new(Duration::from_secs(flags.freshness_every));
+    let signed = (Watermarks::default(), AccessStatements::new(), freshness);
     let examination = tokio::task::spawn_blocking({
         let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
         move || examine(&path, &table, &stop)

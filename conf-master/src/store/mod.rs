@@ -6,10 +6,12 @@ pub(crate) mod damage;
 pub(crate) mod history;
 pub(crate) mod idempotency;
 pub(crate) mod journal;
+pub(crate) mod keys;
 pub(crate) mod landed;
 pub(crate) mod layers;
 pub(crate) mod ledger;
 pub(crate) mod lock;
+mod paths;
 pub(crate) mod ref_files;
 pub(crate) mod refs;
 pub(crate) mod signer;
@@ -21,6 +23,7 @@ pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedReque
 pub(crate) use crate::store::landed::Landed;
 pub(crate) use crate::store::layers::LayerChanges;
 pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move, Proven, Tables, previous};
+pub(crate) use crate::store::paths::{beside, identity_path, key_path, token_path};
 pub(crate) use crate::store::ref_files::{RefFiles, Wanted};
 pub(crate) use crate::store::refs::{NONE_REFUSED, Place, Proposed, RefChanges, RefTarget, Table, version_after};
 
@@ -81,28 +84,6 @@ const TRIED_BYTES: usize = 64 << 10;
 const FIRST_NAME: &str = "admin";
 
 const README: &str = include_str!("layout.md");
-
-/// Returns the path of the signing key: `<repo>.key`.
-pub(crate) fn key_path(repo: &Path) -> PathBuf {
-    beside(repo, ".key")
-}
-
-/// Returns the path of conf-master's own key for secrets: `<repo>.identity`.
-pub(crate) fn identity_path(repo: &Path) -> PathBuf {
-    beside(repo, ".identity")
-}
-
-/// Returns the path of the first administrator's token: `<repo>.token`.
-pub(crate) fn token_path(repo: &Path) -> PathBuf {
-    beside(repo, ".token")
-}
-
-/// Returns the path beside `path` that has this ending besides.
-pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
 
 /// Makes the repository, the signing key and the first administrator's token; returns the line of
 /// the public key.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_stream::stream;
 use conf_core::{
-    api::{HistoryEvent, SnapshotEvent},
+    api::{HistoryEvent, KeysEvent, SnapshotEvent},
     http::{self as web, Event, Peer, Response, StreamPlaces},
 };
 use http::StatusCode;
@@ -50,9 +50,10 @@ impl Streams {
             Err(full) => return *full,
         };
         let (mut served, mut problems) = (view.mirror.subscribe(), view.problems.subscribe());
-        let mut heard = view.heard.subscribe();
+        let (mut keys, mut heard) = (view.keys.subscribe(), view.heard.subscribe());
         served.mark_changed();
         problems.mark_changed();
+        keys.mark_changed();
         heard.mark_changed();
         web::events(stream! {
             let _place = place;
@@ -60,6 +61,14 @@ impl Streams {
             loop {
                 tokio::select! {
                     biased;
+                    // Before a snapshot that another key has signed.
+                    changed = keys.changed() => {
+                        if changed.is_err() { return }
+                        let statements = keys.borrow_and_update().to_vec();
+                        if !statements.is_empty() {
+                            yield Event::json("keys", None, &KeysEvent { statements });
+                        }
+                    }
                     changed = served.changed() => {
                         if changed.is_err() { return }
                         let now = served.borrow_and_update().clone();

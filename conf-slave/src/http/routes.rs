@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use conf_core::{
-    api::{HostReport, ReportAnswer},
+    api::{HostReport, KeysEvent, ReportAnswer},
     http::{self as web, Health, Request, Response, Routes},
 };
 use http::StatusCode;
@@ -40,6 +40,7 @@ pub(crate) fn routes(
 
 fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
     let (for_reports, for_hosts, for_status) = (Arc::clone(&view), Arc::clone(&view), Arc::clone(&view));
+    let for_keys = Arc::clone(&view.keys);
     let streams = Arc::new(Streams::new(Arc::clone(&view)));
     let questions = Arc::new(Questions::new(view, stop));
     let reports = warp::path!("api" / "v1" / "reports")
@@ -52,6 +53,9 @@ fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
     let status = warp::path!("api" / "v1" / "status")
         .and(warp::get())
         .map(move || web::json(StatusCode::OK, &for_status.status()));
+    let keys = warp::path!("api" / "v1" / "keys")
+        .and(warp::get())
+        .map(move || web::json(StatusCode::OK, &KeysEvent { statements: for_keys.followed().to_vec() }));
     let at = warp::path!("api" / "v1" / "at")
         .and(warp::get())
         .and(warp::query())
@@ -62,7 +66,7 @@ fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
         .and(warp::query())
         .and(web::request())
         .map(move |query: EventsQuery, request: Request| streams.follow(&query, request.peer));
-    let asked = status.boxed().or(at.boxed()).unify().or(events.boxed()).unify();
+    let asked = status.boxed().or(at.boxed()).unify().or(keys.boxed()).unify().or(events.boxed()).unify();
     reports.boxed().or(hosts.boxed()).unify().or(asked).unify().boxed()
 }
 
@@ -85,6 +89,6 @@ async fn take_report(view: Arc<View>, request: Request) -> Response {
     // The watermark tells the host whether its snapshot is the newest. The answer has none before
     // this slave heard one.
     let watermark = view.watermark.borrow().clone();
-    let (freshness, deleted) = (view.heard.newest(), view.mirror.is_deleted());
-    web::json(StatusCode::OK, &ReportAnswer { watermark, freshness, deleted })
+    let (freshness, deleted, keys) = (view.heard.newest(), view.mirror.is_deleted(), view.keys.keys().count());
+    web::json(StatusCode::OK, &ReportAnswer { watermark, freshness, deleted, keys })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use conf_core::api::WatermarkEvent;
+use conf_core::{api::WatermarkEvent, sign::KeptKeys};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -15,6 +15,7 @@ use crate::{
 pub(crate) struct View {
     pub(crate) access: Arc<Access>,
     pub(crate) heard: Arc<Heard>,
+    pub(crate) keys: Arc<KeptKeys>,
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) reports: Arc<HostReports>,

@@ -36,6 +36,8 @@ pub enum RefName {
     Ledger,
     /// `refs/conf/access`: hashes of tokens, and whose they are. Only conf-master writes it.
     Access,
+    /// `refs/conf/keys`: statements about the keys that sign. Only conf-master writes it.
+    Keys,
     /// `refs/heads/policy`: who may do what. Only administrators push it.
     Policy,
 }
@@ -48,7 +50,8 @@ impl RefName {
 
     /// Tells whether only conf-master may write this ref.
     pub fn is_reserved(&self) -> bool {
-        matches!(self, RefName::Main | RefName::Secrets(_) | RefName::Snapshot(_) | RefName::Ledger | RefName::Access)
+        let is_data = matches!(self, RefName::Ledger | RefName::Access | RefName::Keys);
+        is_data || matches!(self, RefName::Main | RefName::Secrets(_) | RefName::Snapshot(_))
     }
 
     /// Returns the name as people write it: without `refs/heads/`.
@@ -71,6 +74,7 @@ impl fmt::Display for RefName {
             RefName::Snapshot(datacenter) => write!(f, "refs/snapshots/{datacenter}"),
             RefName::Ledger => write!(f, "refs/conf/ledger"),
             RefName::Access => write!(f, "refs/conf/access"),
+            RefName::Keys => write!(f, "refs/conf/keys"),
             RefName::Policy => write!(f, "refs/heads/policy"),
         }
     }
@@ -98,6 +102,7 @@ impl FromStr for RefName {
             }
             ["refs", "conf", "ledger"] => RefName::Ledger,
             ["refs", "conf", "access"] => RefName::Access,
+            ["refs", "conf", "keys"] => RefName::Keys,
             ["refs", "heads", "policy"] => RefName::Policy,
             ["refs", "tags", .., Version::LATEST] => {
                 return Err(BadName::new(text, "a tag", "'latest' means the branch's tip; give the tag another name"));
@@ -135,6 +140,7 @@ mod tests {
             "refs/snapshots/us-west/v1",
             "refs/conf/ledger",
             "refs/conf/access",
+            "refs/conf/keys",
             "refs/heads/policy",
         ] {
             assert_eq!(text.parse::<RefName>().unwrap().to_string(), text);

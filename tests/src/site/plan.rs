@@ -37,6 +37,8 @@ pub struct Plan {
     pub tokens: bool,
     /// Gives no token to the hosts: they prove themselves by their keys.
     pub keys: bool,
+    /// Gives caches and hosts a copy of the key, as on machines of their own.
+    pub copied_key: bool,
     /// More flags for the caches.
     pub slave_flags: Vec<String>,
     /// More flags for the hosts.
@@ -56,6 +58,7 @@ impl Default for Plan {
             tls: false,
             tokens: false,
             keys: false,
+            copied_key: false,
             slave_flags: Vec::new(),
             host_flags: Vec::new(),
         }

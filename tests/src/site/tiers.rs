@@ -1,6 +1,11 @@
 //! All tiers together.
 
-use std::{ffi::OsString, fs, path::Path, time::Instant};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use tempfile::TempDir;
 
@@ -159,6 +164,18 @@ impl Site {
         }
     }
 
+    /// Returns the file of the keys that caches and hosts are given.
+    pub fn given_key(&self) -> PathBuf {
+        if !self.plan.copied_key {
+            return self.master.trusted_key();
+        }
+        let copy = self.folder.path().join("given.pub");
+        if !copy.exists() {
+            fs::copy(self.master.trusted_key(), &copy).expect("the folder can be written");
+        }
+        copy
+    }
+
     /// Makes a cache without starting it.
     pub fn make_slave(&self, number: usize) -> Slave {
         self.make_slave_of(DATACENTER, number)
@@ -177,7 +194,7 @@ impl Site {
         arguments.extend(flag("--listen", address.to_string()));
         arguments.extend(flag("--state", folder.join("state")));
         arguments.extend(flag("--consul", self.consul_url(datacenter)));
-        arguments.extend(flag("--trusted-key", self.master.trusted_key()));
+        arguments.extend(flag("--trusted-key", self.given_key()));
         let authority = self.master.authority.clone();
         if let Some(authority) = &authority {
             let pair = authority.pair(&format!("conf-slave-{number}"), &format!("IP:{}", address.ip()), 30);
@@ -222,7 +239,7 @@ impl Site {
         }
         arguments.extend(flag("--state", &state));
         arguments.extend(flag("--socket", &socket));
-        arguments.extend(flag("--trusted-key", self.master.trusted_key()));
+        arguments.extend(flag("--trusted-key", self.given_key()));
         arguments.extend(self.master.authority.iter().flat_map(|authority| flag("--ca", authority.certificate())));
         if self.plan.tokens && !self.plan.keys {
             let token = self.master.token(&name, &["--host", &format!("{datacenter}/{name}")]);

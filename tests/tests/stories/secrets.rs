@@ -149,6 +149,36 @@ fn what_is_sealed_follows_the_hosts() {
 }
 
 #[test]
+fn what_a_host_could_open_that_left_is_to_be_rotated_until_it_is() {
+    let centre = Centre::start();
+    centre.own(&format!("{COOKIE}{}", centre.usual())).land();
+    let left = || -> Vec<(String, u64)> {
+        let listed = centre.secret(&["list", "us-west/v1", "--json"]);
+        let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+        let left = listed[0]["left"].as_array().expect("a list").iter();
+        let host =
+            |one: &Value| (one["host"].as_str().expect("a name").to_owned(), one["since"].as_u64().expect("a number"));
+        left.map(host).collect()
+    };
+    assert!(left().is_empty());
+    let without_api = centre.hosts(&[("web", "services/web"), ("shop", "applications/*")]);
+    let told = centre.own(&format!("{COOKIE}{without_api}")).land();
+    assert!(told.contains("the secret cookie should be rotated: api could open it until now"), "{told}");
+    let sequence = centre.site.master.sequence();
+    assert_eq!(left(), [("api".to_owned(), sequence)]);
+    // The key of a host is another one: the one before it can open what it could.
+    let other = centre.hosts(&[("web", "services/web"), ("shop", "applications/*")]);
+    let [web, late] = ["web", "late"].map(|name| centre.identities[name].recipient().to_string());
+    centre.own(&format!("{COOKIE}{}", other.replace(&web, &late))).land();
+    assert_eq!(left(), [("api".to_owned(), sequence), ("web".to_owned(), sequence + 1)]);
+    let shown = text(&centre.secret(&["list", "us-west/v1"]));
+    assert!(shown.contains("TO BE ROTATED") && shown.contains(&format!("api left at #{sequence}")), "{shown}");
+    let rotated = centre.secret(&["rotate", "us-west/v1", "cookie"]);
+    assert!(rotated.status.success(), "{}", text(&rotated));
+    assert!(left().is_empty());
+}
+
+#[test]
 fn a_change_of_one_version_reaches_the_others_of_its_datacenter() {
     let centre = Centre::start();
     centre.own(&format!("{COOKIE}{}", centre.usual())).land();

@@ -328,6 +328,21 @@ fn what_was_accepted_and_not_exported_stays_known_without_the_repository_and_aft
 }
 
 #[test]
+fn nothing_older_is_taken_after_somebody_removed_repository_and_export() {
+    let (mut site, second, mut host, audience) = running("{}");
+    host.tidy(&audience, None);
+    drop((host, audience));
+    for folder in ["repo.git", "export"] {
+        remove(&site.state().join(folder));
+    }
+    let (mut host, _audience) = site.open();
+    assert_eq!((host.known(), host.export.snapshot()), (Some(second), None));
+    let stale = older(&mut site);
+    assert!(stale.sequence < second.sequence);
+    assert_refused(host.accept(stale), "an older one");
+}
+
+#[test]
 fn a_pack_that_something_else_changed_is_read_and_a_new_one_is_not() {
     let (site, _, mut host, _audience) = running("{}");
     let repo = site.state().join("repo.git");

@@ -6,6 +6,7 @@ mod print;
 pub(crate) mod credential;
 pub(crate) mod doc;
 pub(crate) mod explain;
+pub(crate) mod key;
 pub(crate) mod log;
 pub(crate) mod plan;
 pub(crate) mod policy;

@@ -96,7 +96,7 @@ async fn list(datacenter: &DatacenterName, client: &ClientFlags) -> anyhow::Resu
     if client.json {
         return print_json(&listed);
     }
-    let mut table = Table::with_header(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS"]);
+    let mut table = Table::with_header(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS", "TO BE ROTATED"]);
     for one in &listed {
         let readers: Vec<String> = one.readers.iter().map(ToString::to_string).collect();
         table.add_row([
@@ -106,6 +106,9 @@ async fn list(datacenter: &DatacenterName, client: &ClientFlags) -> anyhow::Resu
             one.age_seconds.map(age).unwrap_or_default(),
             one.valid_until.clone().unwrap_or_default(),
             some_of(&one.hosts, MOST_NAMED).join(", "),
+            // The newest first.
+            some_of(one.left.iter().rev().map(|left| format!("{} left at #{}", left.host, left.since)), MOST_NAMED)
+                .join("\n"),
         ]);
     }
     print(table)?;

@@ -42,7 +42,7 @@ pub(crate) struct JudgedChange<'a> {
 /// The right that is needed to make, move or delete a ref.
 pub(crate) fn verb(name: &RefName, is_deleted: bool) -> Verb {
     match name {
-        RefName::Policy | RefName::Access => Verb::Administer,
+        RefName::Policy | RefName::Access | RefName::Keys => Verb::Administer,
         _ if is_deleted => Verb::Delete,
         name if name.is_tag() => Verb::Tag,
         _ => Verb::Push,

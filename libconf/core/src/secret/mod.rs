@@ -17,5 +17,5 @@ pub use crate::secret::{
     host_key::{BadHostKey, HostKey},
     identity::{Identity, IdentityError, OpenError},
     sealed::{MAX_SEALED_BYTES, SealError, open, seal},
-    value::{ABOUT_FILE, About, MAX_VALUE_BYTES, SecretValue, VALUE_FILE},
+    value::{ABOUT_FILE, About, LeftReader, MAX_VALUE_BYTES, SecretValue, VALUE_FILE},
 };

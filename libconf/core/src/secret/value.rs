@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::secret::host_key::HostKey;
-use libconf::name::Sequence;
+use libconf::name::{HostName, Sequence};
 
 /// The sealed value, in a secret's folder.
 pub const VALUE_FILE: &str = "value.age";
@@ -53,4 +53,18 @@ pub struct About {
     /// When a certificate ends, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<i64>,
+    /// Those who could open the value and cannot open its present sealing, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<LeftReader>,
+}
+
+/// A host that could open a value, and is no reader of it any more: it may know the value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftReader {
+    /// Its name at that time.
+    pub host: HostName,
+    /// The key that the value was sealed to.
+    pub key: HostKey,
+    /// The change since which the value is not sealed to it.
+    pub since: Sequence,
 }

@@ -1,7 +1,8 @@
 //! Signatures on statements about who may ask a conf-slave.
 
 use crate::access::AccessEvent;
-use crate::sign::key::{KeyError, SigningKey, TrustedKeys};
+use crate::sign::key::{KeyError, SigningKey};
+use crate::sign::trusted::TrustedKeys;
 use libconf::name::DatacenterName;
 
 /// The namespace of these signatures (`ssh-keygen -Y verify -n`).
@@ -19,7 +20,7 @@ pub fn verify_access(statement: &AccessEvent, datacenter: &DatacenterName, keys:
     if statement.datacenter != *datacenter {
         return Err(KeyError::BadSignature(format!("it is the list of {}", statement.datacenter)));
     }
-    keys.verify_for(NAMESPACE, statement.text().as_bytes(), &statement.signature)
+    keys.verify_for(NAMESPACE, statement.text().as_bytes(), &statement.signature, statement.central)
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 
 use crate::{
     api::{FreshnessEvent, Pointer},
-    sign::key::{KeyError, SigningKey, TrustedKeys},
+    sign::{
+        key::{KeyError, SigningKey},
+        trusted::TrustedKeys,
+    },
 };
 use libconf::name::{DatacenterName, Sequence};
 
@@ -44,7 +47,7 @@ pub fn verify_freshness(
     if statement.datacenter != *datacenter {
         return Err(KeyError::BadSignature(format!("it is the freshness statement of {}", statement.datacenter)));
     }
-    keys.verify_for(NAMESPACE, text(statement).as_bytes(), &statement.signature)
+    keys.verify_for(NAMESPACE, text(statement).as_bytes(), &statement.signature, statement.central)
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@ use std::{
 
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, SshSig, rand_core::OsRng};
 
+use libconf::name::Sequence;
+
 use crate::git::create_file;
 
 /// The namespace under which Git signs commits and tags; a signature made for another purpose does
 /// not count. Source: `gpg-interface.c`, `ssh-keygen -Y sign -n git`.
-const NAMESPACE: &str = "git";
+pub(crate) const NAMESPACE: &str = "git";
 
 /// The Ed25519 key of conf-master, in OpenSSH form.
 #[derive(Debug)]
@@ -52,6 +54,16 @@ impl SigningKey {
         self.0.public_key().to_openssh().unwrap_or_default()
     }
 
+    /// The public half.
+    pub(crate) fn public(&self) -> &PublicKey {
+        self.0.public_key()
+    }
+
+    /// How people name the key: `SHA256:…`, as `ssh-keygen -l` prints it.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(self.public())
+    }
+
     /// Signs the text of a commit; the result is the value of its `gpgsig` header.
     pub fn sign(&self, commit: &str) -> Result<String, KeyError> {
         self.sign_for(NAMESPACE, commit.as_bytes())
@@ -64,6 +76,11 @@ impl SigningKey {
     }
 }
 
+/// How people name a key: `SHA256:…`.
+pub(crate) fn fingerprint(key: &PublicKey) -> String {
+    key.fingerprint(HashAlg::Sha256).to_string()
+}
+
 /// The path of the public half beside a key: `<path>.pub`.
 pub fn public_path(path: &Path) -> PathBuf {
     let mut public = path.as_os_str().to_owned();
@@ -71,70 +88,37 @@ pub fn public_path(path: &Path) -> PathBuf {
     PathBuf::from(public)
 }
 
-/// The public keys that a reader trusts.
-#[derive(Clone, Debug)]
-pub struct TrustedKeys(Vec<PublicKey>);
-
-impl TrustedKeys {
-    /// Reads a `.pub` file or an `allowed_signers` file; a file without a usable key is an error.
-    ///
-    /// In `allowed_signers`, lines for other namespaces than `git`, and lines that name a
-    /// certificate authority, are ignored. Source: ssh-keygen(1), "ALLOWED SIGNERS".
-    pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let text = fs::read_to_string(path).map_err(|error| KeyError::file(path, &error))?;
-        if text.contains("PRIVATE KEY-----") || text.contains("AGE-SECRET-KEY-") {
-            let public = public_path(path);
-            let words = format!(
-                "it is a private key, which belongs to conf-master alone; give the public one, usually {}",
-                public.display()
-            );
-            return Err(KeyError::file(path, &words));
+/// Reads the public keys in a `.pub` file or an `allowed_signers` file; a file without a usable key
+/// is an error.
+///
+/// In `allowed_signers`, lines for other namespaces than `git`, and lines that name a certificate
+/// authority, are ignored. Source: ssh-keygen(1), "ALLOWED SIGNERS".
+pub(crate) fn public_keys(path: &Path) -> Result<Vec<PublicKey>, KeyError> {
+    let text = fs::read_to_string(path).map_err(|error| KeyError::file(path, &error))?;
+    if text.contains("PRIVATE KEY-----") || text.contains("AGE-SECRET-KEY-") {
+        let public = public_path(path);
+        let words = format!(
+            "it is a private key, which belongs to conf-master alone; give the public one, usually {}",
+            public.display()
+        );
+        return Err(KeyError::file(path, &words));
+    }
+    let lines = (1..).zip(text.lines().map(str::trim));
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let mut keys = Vec::new();
+    for (number, line) in lines {
+        let bad = |reason| KeyError::file(path, &format!("line {number}: {reason}"));
+        if let Some(key) = trusted_line(line).map_err(bad)? {
+            keys.push(key);
         }
-        let lines = (1..).zip(text.lines().map(str::trim));
-        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        let mut keys = Vec::new();
-        for (number, line) in lines {
-            let bad = |reason| KeyError::file(path, &format!("line {number}: {reason}"));
-            if let Some(key) = trusted_line(line).map_err(bad)? {
-                keys.push(key);
-            }
-        }
-        if keys.is_empty() {
-            return Err(KeyError::file(path, &"no public key in it; give it the line that `conf-master init` printed"));
-        }
-        Ok(TrustedKeys(keys))
     }
-
-    /// Trusts what one key signs.
-    pub fn of(key: &SigningKey) -> Self {
-        TrustedKeys(vec![key.0.public_key().clone()])
+    if keys.is_empty() {
+        return Err(KeyError::file(path, &"no public key in it; give it the line that `conf-master init` printed"));
     }
-
-    /// Tells whether what this key signs is trusted.
-    pub fn trusts(&self, key: &SigningKey) -> bool {
-        self.0.iter().any(|one| one.key_data() == key.0.public_key().key_data())
-    }
-
-    /// Checks a commit's signature over its text. Returns the signature as [`SigningKey::sign`]
-    /// writes it: lines may be broken elsewhere in the one that was given.
-    pub fn verify(&self, commit: &[u8], signature: &str) -> Result<String, KeyError> {
-        self.verify_for(NAMESPACE, commit, signature)?;
-        read(signature)?.to_pem(LineEnding::LF).map_err(|error| KeyError::BadSignature(error.to_string()))
-    }
-
-    pub(crate) fn verify_for(&self, namespace: &str, text: &[u8], signature: &str) -> Result<(), KeyError> {
-        let signature = read(signature)?;
-        let key = self
-            .0
-            .iter()
-            .find(|key| key.key_data() == signature.public_key())
-            .ok_or_else(|| KeyError::BadSignature("it is by a key that is not trusted here".to_owned()))?;
-        key.verify(namespace, text, &signature)
-            .map_err(|_| KeyError::BadSignature("it does not belong to this text".to_owned()))
-    }
+    Ok(keys)
 }
 
-fn read(signature: &str) -> Result<SshSig, KeyError> {
+pub(crate) fn read(signature: &str) -> Result<SshSig, KeyError> {
     SshSig::from_pem(signature).map_err(|error| KeyError::BadSignature(format!("it is no SSH signature ({error})")))
 }
 
@@ -162,7 +146,7 @@ fn trusted_line(line: &str) -> Result<Option<PublicKey>, String> {
 }
 
 /// Anybody can make a second signature of one by ECDSA, and so a second commit of one snapshot.
-fn ed25519_only(algorithm: Algorithm) -> Result<(), String> {
+pub(crate) fn ed25519_only(algorithm: Algorithm) -> Result<(), String> {
     match algorithm {
         Algorithm::Ed25519 => Ok(()),
         other => Err(format!("it is a key of {other}; snapshots are signed with ssh-ed25519 alone")),
@@ -193,6 +177,28 @@ pub enum KeyError {
     /// The text is not signed, not by a trusted key, or the signature belongs to another text.
     #[error("the signature is not good: {0}")]
     BadSignature(String),
+    /// There is no key to sign with.
+    #[error("there is no key to sign with yet")]
+    NoKey,
+    /// The key that signed is revoked.
+    #[error(
+        "the signature is not good: it is by the key {fingerprint}, which is revoked and counts only for changes below \
+         #{until}"
+    )]
+    Revoked {
+        /// The key.
+        fingerprint: String,
+        /// The first change for which it does not count.
+        until: Sequence,
+    },
+    /// A statement about keys is not followed.
+    #[error("statement {number} about keys is refused: {reason}")]
+    Statement {
+        /// Its number.
+        number: u32,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl KeyError {
@@ -206,24 +212,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_holds_for_its_text_and_its_key_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let (ours, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
-        let key = SigningKey::generate(&ours, "conf-master").unwrap();
-        SigningKey::generate(&theirs, "other").unwrap();
-        assert!(SigningKey::generate(&ours, "again").is_err(), "an existing key is never replaced");
-        let signature = SigningKey::load(&ours).unwrap().sign("text").unwrap();
-        let trusted = TrustedKeys::load(&public_path(&ours)).unwrap();
-        trusted.verify(b"text", &signature).unwrap();
-        assert!(trusted.verify(b"other", &signature).is_err());
-        assert!(trusted.verify(b"text", "garbage").is_err());
-        assert!(TrustedKeys::load(&public_path(&theirs)).unwrap().verify(b"text", &signature).is_err());
-        assert!(key.public_line().starts_with("ssh-ed25519 "));
-        assert!(trusted.trusts(&key) && !TrustedKeys::load(&public_path(&theirs)).unwrap().trusts(&key));
-        TrustedKeys::of(&key).verify(b"text", &signature).unwrap();
-    }
-
-    #[test]
     fn a_key_whose_signatures_have_two_forms_signs_nothing_and_is_not_trusted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
@@ -231,7 +219,7 @@ mod tests {
         let key = PrivateKey::random(&mut OsRng, curve).unwrap();
         fs::write(&path, key.to_openssh(LineEnding::LF).unwrap()).unwrap();
         fs::write(public_path(&path), key.public_key().to_openssh().unwrap()).unwrap();
-        for error in [SigningKey::load(&path).unwrap_err(), TrustedKeys::load(&public_path(&path)).unwrap_err()] {
+        for error in [SigningKey::load(&path).unwrap_err(), public_keys(&public_path(&path)).unwrap_err()] {
             assert!(error.to_string().contains("ssh-ed25519 alone"), "{error}");
         }
     }
@@ -243,7 +231,7 @@ mod tests {
         let file = folder.path().join("allowed");
         let count = |text: String| {
             fs::write(&file, text).unwrap();
-            TrustedKeys::load(&file).map_or(0, |keys| keys.0.len())
+            public_keys(&file).map_or(0, |keys| keys.len())
         };
         assert_eq!(count(format!("# master\nconf-master {line}\n\n* namespaces=\"git\" {line}\n")), 2);
         assert_eq!(count(format!("a namespaces=\"file\" {line}\nb cert-authority {line}\n")), 0);
@@ -255,13 +243,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         SigningKey::generate(&path, "c").unwrap();
-        let words = TrustedKeys::load(&path).unwrap_err().to_string();
+        let words = public_keys(&path).unwrap_err().to_string();
         assert!(words.contains("it is a private key") && words.ends_with("key.pub"), "{words}");
         assert!(!words.contains("BEGIN"), "{words}");
         let words = SigningKey::load(&public_path(&path)).unwrap_err().to_string();
         assert!(words.contains("it is a public key; the private one is the file without .pub"), "{words}");
         fs::write(&path, "# a comment\n\ncanary of a token\n").unwrap();
-        let words = TrustedKeys::load(&path).unwrap_err().to_string();
+        let words = public_keys(&path).unwrap_err().to_string();
         assert!(words.contains("line 3: no public key") && !words.contains("canary"), "{words}");
     }
 }

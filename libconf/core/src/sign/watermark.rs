@@ -3,7 +3,8 @@
 
 use crate::{
     api::{Pointer, WatermarkEvent},
-    sign::key::{KeyError, SigningKey, TrustedKeys},
+    sign::key::{KeyError, SigningKey},
+    sign::trusted::TrustedKeys,
 };
 use libconf::name::{DatacenterName, Sequence};
 
@@ -40,7 +41,7 @@ pub fn verify_watermark(
     if watermark.datacenter != *datacenter {
         return Err(KeyError::BadSignature(format!("it is the watermark of {}", watermark.datacenter)));
     }
-    keys.verify_for(NAMESPACE, text(watermark).as_bytes(), &watermark.signature)
+    keys.verify_for(NAMESPACE, text(watermark).as_bytes(), &watermark.signature, watermark.central)
 }
 
 #[cfg(test)]

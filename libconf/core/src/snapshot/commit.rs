@@ -63,15 +63,19 @@ impl Snapshot {
         let untrusted = |cause| SnapshotError::Untrusted { commit, cause };
         let unsigned = || untrusted(KeyError::BadSignature("it is not signed".to_owned()));
         let (signature, text) = signed(bytes).ok_or_else(unsigned)?;
-        let signature = keys.verify(&text, &signature).map_err(untrusted)?;
+        let signed = keys.verify(&text, &signature).map_err(untrusted)?;
         // Whoever could write a signature in another way would make another commit of it, and the
         // next snapshot would not follow from that one.
-        if with_signature(&text, &signature).as_deref() != Some(bytes) {
+        if with_signature(&text, &signed.signature).as_deref() != Some(bytes) {
             let words = "its signature is written in another way than conf-master writes it";
             return Err(untrusted(KeyError::BadSignature(words.to_owned())));
         }
         // The signed text is read, not the object around it.
-        let snapshot = parse(commit, &text)?;
+        let parsed = parse(commit, &text);
+        // What cannot be read is of no change that a revoked key still counts for.
+        let sequence = parsed.as_ref().map_or(Sequence(u64::MAX), |snapshot| snapshot.sequence);
+        signed.expect_good_at(sequence).map_err(untrusted)?;
+        let snapshot = parsed?;
         if snapshot.datacenter != *datacenter {
             let (found, wanted) = (snapshot.datacenter, datacenter.clone());
             return Err(SnapshotError::OtherDatacenter { commit, found, wanted });
@@ -146,7 +150,7 @@ pub(crate) fn signed(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
 
 /// Puts a commit together as libgit2 does, which conf-master writes with: the signature is the last
 /// header, and each further line of it begins with a space.
-fn with_signature(text: &[u8], signature: &str) -> Option<Vec<u8>> {
+pub(crate) fn with_signature(text: &[u8], signature: &str) -> Option<Vec<u8>> {
     let end = text.windows(2).position(|two| two == b"\n\n")? + 1;
     let (headers, rest) = text.split_at(end);
     Some([headers, SIGNATURE, signature.replace('\n', "\n ").as_bytes(), b"\n", rest].concat())

@@ -2,10 +2,10 @@ use git2::Repository;
 
 use crate::{
     api::Pin,
-    sign::{SigningKey, TrustedKeys, public_path},
+    sign::{KeyError, SigningKey, TrustedKeys, public_path, sign_statement},
     snapshot::{
         Component, Composition, Difference, SharedTrees, Snapshot, SnapshotError,
-        commit::{parse, signed},
+        commit::{parse, signed, with_signature},
         compare,
         compose::BLOB_MODE,
     },
@@ -153,6 +153,33 @@ fn only_a_snapshot_signed_for_this_datacenter_is_accepted() {
     assert!(matches!(error, SnapshotError::Untrusted { .. }), "{error}");
     let error = Snapshot::verify(&bench.repo, CommitId::from([9; 20]), &trusted, &here).unwrap_err();
     assert!(matches!(error, SnapshotError::Read { .. }), "{error}");
+}
+
+#[test]
+fn a_revoked_key_counts_for_the_snapshots_before_it_was_replaced_alone() {
+    let bench = Bench::new();
+    let parent = bench.compose(4, None, [bench.component("services/a/latest", "1")]);
+    let later = bench.compose(5, Some(&parent), [bench.component("services/a/latest", "2")]);
+    let next = SigningKey::generate(&bench.folder.path().join("next"), "").unwrap();
+    let (trusted, here) = (TrustedKeys::of(&bench.key), "us-west/v1".parse().unwrap());
+    let verify = |commit| Snapshot::verify(&bench.repo, commit, &trusted, &here);
+    let revokes = vec![bench.key.fingerprint()];
+    let statement = sign_statement(&[], (Sequence(5), 0), revokes, (&bench.key, &next)).unwrap();
+    verify(later.commit).unwrap();
+    trusted.follow(&[statement]).unwrap();
+    verify(parent.commit).unwrap();
+    let error = verify(later.commit).unwrap_err();
+    assert!(matches!(error, SnapshotError::Untrusted { cause: KeyError::Revoked { .. }, .. }), "{error:?}");
+    // One of another format says nothing of its change that this program could read.
+    let bytes = bench.repo.odb().unwrap().read(parent.commit.into()).unwrap().data().to_vec();
+    let (_, text) = signed(&bytes).unwrap();
+    let text = String::from_utf8(text).unwrap().replace("Conf-Format: 1", "Conf-Format: 2");
+    let signature = bench.key.sign(&text).unwrap();
+    let bytes = with_signature(text.as_bytes(), &signature).unwrap();
+    let error = Snapshot::verify_bytes(parent.commit, &bytes, &trusted, &here).unwrap_err();
+    assert!(matches!(error, SnapshotError::Untrusted { cause: KeyError::Revoked { .. }, .. }), "{error:?}");
+    let error = Snapshot::verify_bytes(parent.commit, &bytes, &TrustedKeys::of(&bench.key), &here).unwrap_err();
+    assert!(matches!(error, SnapshotError::Newer { .. }), "{error:?}");
 }
 
 /// The same signature with its first two lines joined.

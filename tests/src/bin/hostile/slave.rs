@@ -13,6 +13,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
 
 use crate::{
     lied,
@@ -37,6 +38,9 @@ pub(crate) struct Options {
     /// An honest conf-slave of another datacenter, for the mode `foreign`.
     #[arg(long)]
     other: Option<SocketAddr>,
+    /// The key that hosts trust, for the mode `keys`.
+    #[arg(long)]
+    trusted: Option<PathBuf>,
     /// The kind of lie.
     #[arg(long)]
     mode: Mode,
@@ -64,6 +68,8 @@ enum Mode {
     Inflate,
     /// Names for ever the snapshot of its start, and repeats the freshness statements of then.
     Freeze,
+    /// Names a snapshot under a key of its own, which it alone has made known.
+    Keys,
 }
 
 /// The freshness statements that the mode `freeze` repeats.
@@ -83,6 +89,8 @@ pub(crate) struct Slave {
     frozen: Vec<serde_json::Value>,
     /// The number of repeated statements.
     repeated: AtomicUsize,
+    /// What it says of keys.
+    keys: Option<Value>,
 }
 
 impl Slave {
@@ -90,7 +98,8 @@ impl Slave {
     pub(crate) fn new(options: Options) -> io::Result<Self> {
         let repo = options.folder.join("hostile.git");
         fs::create_dir_all(&options.folder)?;
-        let mut slave = Slave { options, repo, lie: String::new(), frozen: Vec::new(), repeated: AtomicUsize::new(0) };
+        let (keys, frozen, repeated) = (None, Vec::new(), AtomicUsize::new(0));
+        let mut slave = Slave { options, repo, lie: String::new(), frozen, repeated, keys };
         let from = match (slave.options.mode, slave.options.other) {
             (Mode::Foreign, Some(other)) => other,
             _ => slave.options.honest,
@@ -107,6 +116,10 @@ impl Slave {
             } else {
                 thread::sleep(Duration::from_millis(100));
             }
+        }
+        if slave.options.mode == Mode::Keys {
+            slave.lie = slave.sign_anew()?;
+            slave.keys = Some(slave.half_signed()?);
         }
         Ok(slave)
     }
@@ -139,7 +152,7 @@ impl Slave {
             self.git(&["hash-object", "-t", "commit", "-w", "--stdin"], forged.as_bytes())
         };
         match self.options.mode {
-            Mode::Forge | Mode::Replace => {
+            Mode::Forge | Mode::Replace | Mode::Keys => {
                 let evil = self.git(&["hash-object", "-w", "--stdin"], b"evil\n")?;
                 let files = self.git(&["ls-tree", "-r", "-t", &newest], b"")?;
                 child(&self.tree_with(&tree, &files, &evil)?)
@@ -157,6 +170,51 @@ impl Slave {
             }
             _ => Ok(newest),
         }
+    }
+
+    /// Puts a signature by its own key in the place of the one on the lie.
+    fn sign_anew(&self) -> io::Result<String> {
+        self.ssh_keygen(&["-q", "-t", "ed25519", "-N", "", "-C", "", "-f", &self.own_key()], "")?;
+        let commit = self.git(&["cat-file", "commit", &self.lie], b"")?;
+        let (headers, message) = commit.split_once("\n\n").unwrap_or_default();
+        let kept: Vec<&str> = headers.lines().take_while(|line| !line.starts_with("gpgsig ")).collect();
+        let kept = kept.join("\n");
+        let signature = self.sign("git", &format!("{kept}\n\n{message}\n"))?.replace('\n', "\n ");
+        let signed = format!("{kept}\ngpgsig {signature}\n\n{message}\n");
+        self.git(&["hash-object", "-t", "commit", "-w", "--stdin"], signed.as_bytes())
+    }
+
+    /// Makes a statement that its own key takes the place of the one that hosts trust. It can sign
+    /// that with its own key alone.
+    fn half_signed(&self) -> io::Result<Value> {
+        let trusted = self.options.trusted.clone().unwrap_or_default();
+        let fingerprint = self.ssh_keygen(&["-l", "-f", &trusted.to_string_lossy()], "")?;
+        let old = fingerprint.split(' ').nth(1).unwrap_or_default();
+        let new = fs::read_to_string(self.own_key() + ".pub")?.trim().to_owned();
+        let text = format!("conf-keys 1\nnumber 1\nfrom {HIGHER}\ntime 0\nprevious -\nold {old}\nnew {new}\n");
+        let (by_old, by_new) = (self.sign("conf-key-old", &text)?, self.sign("conf-key-new", &text)?);
+        Ok(json!({"statements": [{"number": 1, "from": HIGHER, "time": 0, "previous": "-", "old": old, "new": new,
+            "by_old": by_old, "by_new": by_new}]}))
+    }
+
+    fn own_key(&self) -> String {
+        self.options.folder.join("own").to_string_lossy().into_owned()
+    }
+
+    fn sign(&self, namespace: &str, text: &str) -> io::Result<String> {
+        self.ssh_keygen(&["-q", "-Y", "sign", "-n", namespace, "-f", &self.own_key()], text)
+    }
+
+    fn ssh_keygen(&self, arguments: &[&str], input: &str) -> io::Result<String> {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(arguments).current_dir(&self.repo).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = keygen.spawn()?;
+        child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            return Err(io::Error::other(format!("ssh-keygen {arguments:?} failed")));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
     /// Makes the tree of a snapshot in which every file named `round` says something else.
@@ -189,6 +247,12 @@ impl Slave {
         if request.line.starts_with("GET /api/v1/events") {
             return self.events(&mut client);
         }
+        if let Some(keys) = self.keys.as_ref().filter(|_| request.line.starts_with("GET /api/v1/keys")) {
+            lied("keys");
+            let keys = keys.to_string();
+            let head = format!("Content-Type: application/json\r\nContent-Length: {}", keys.len());
+            return write!(client, "HTTP/1.1 200 OK\r\n{head}\r\n{CLOSE}{keys}");
+        }
         request.pass_on(self.options.honest, &mut client)
     }
 
@@ -196,6 +260,9 @@ impl Slave {
     fn events(&self, client: &mut TcpStream) -> io::Result<()> {
         write!(client, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{CLOSE}")?;
         let is_flood = self.options.mode == Mode::Flood;
+        if let Some(keys) = &self.keys {
+            write!(client, "event: keys\ndata: {keys}\n\n")?;
+        }
         for number in HIGHER.. {
             lied("an event");
             let commit = if is_flood { format!("{number:040}") } else { self.lie.clone() };
