@@ -85,12 +85,9 @@ pub(crate) async fn run(
             };
             match answer {
                 Ok(ReportAnswer { watermark, freshness, deleted, keys: known }) => {
-                    // One of them may have signed the watermark.
+                    // One of them may have signed the watermark. At the stop the loop ends soon.
                     if known > keys.trusted().count() {
-                        tokio::select! {
-                            () = stop.cancelled() => return,
-                            _ = keys.ask(surrogates.in_order()) => {}
-                        }
+                        stop.run_until_cancelled(keys.ask(surrogates.in_order())).await;
                     }
                     agent.set_back(REPORTS);
                     agent.set_deleted(deleted);

@@ -55,6 +55,12 @@ fn shown(addresses: &[GivenAddress], is_embedded: bool) -> Vec<String> {
 /// Takes the newest keys of hosts.
 type KeysOfHosts = watch::Sender<Arc<Keyring>>;
 
+async fn listen(at: SocketAddr, gate: Gate, tls: Option<ServerTls>) -> anyhow::Result<(Listener, SocketAddr)> {
+    let listener = web::bind_tcp(at, gate).await?.over(tls);
+    let address = listener.address().context("a TCP listener has an address")?;
+    Ok((listener, address))
+}
+
 /// Makes what proves names, and takes the keys of hosts.
 fn proving(access: &Arc<Access>, log: AuditLog) -> (Authenticator, KeysOfHosts) {
     let (sender, keys) = watch::channel(Arc::default());
@@ -107,10 +113,9 @@ impl Slave {
         let upstreams = Arc::new(Upstreams::new(options.central, &credentials)?);
         let tls = ServerTls::load(flags, certificates)?;
         let (state, temporary) = state_folder(options.state)?;
-        let at = state.clone();
+        let (at, datacenter) = (state.clone(), options.datacenter.clone());
         let kept = Arc::new(spawn_blocking(move || KeptKeys::open(&at, keys)).await?);
-        let keys = kept.keys().clone();
-        let (at, datacenter, trusted) = (state.clone(), options.datacenter.clone(), keys.clone());
+        let (at, keys, trusted) = (state.clone(), kept.keys().clone(), kept.keys().clone());
         // By which this program asks itself, where it stands in for Consul.
         let own_token = Token::generate();
         let own_hash = own_token.hash();
@@ -120,8 +125,7 @@ impl Slave {
         let (log, audit) = AuditLog::open(target, &metrics)?;
         let hosts = proving(&access, log);
         let gate = Gate::new(&options.common.allowed_hosts).guarded(hosts.0.clone());
-        let listener = web::bind_tcp(options.listen, gate).await?.over(tls);
-        let address = listener.address().context("a TCP listener has an address")?;
+        let (listener, address) = listen(options.listen, gate, tls).await?;
         let beside = web::bind_health(options.common.metrics_listen, &options.common.allowed_hosts).await?;
 
         let ConsulAt { addresses, embedded, own } =

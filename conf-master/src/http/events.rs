@@ -8,6 +8,7 @@ use conf_core::access::{Place, Principal, Scope, Verb};
 use conf_core::api::{AbsentEvent, DeletedEvent, KeysEvent, SnapshotEvent};
 use conf_core::daemon::chain;
 use conf_core::http::{Event, Request, Response, Routes, StreamPlace, error, events, json, request};
+use conf_core::snapshot::Snapshot;
 use http::StatusCode;
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
@@ -192,14 +193,7 @@ fn events_of(
                 // Unequal, not greater: a reader that is ahead must learn of it too.
                 if sent != Some(snapshot.sequence) {
                     sent = Some(snapshot.sequence);
-                    let event = SnapshotEvent {
-                        central: now.sequence,
-                        datacenter: datacenter.clone(),
-                        sequence: snapshot.sequence,
-                        commit: snapshot.commit,
-                        previous: snapshot.parent,
-                    };
-                    yield Event::json("snapshot", Some(snapshot.sequence.to_string()), &event);
+                    yield Event::json("snapshot", Some(snapshot.sequence.to_string()), &moved(&now, snapshot));
                 }
                 owed = Some(now);
                 freshness.hurry();
@@ -215,6 +209,16 @@ fn events_of(
     })
 }
 
+fn moved(now: &Published, snapshot: &Snapshot) -> SnapshotEvent {
+    SnapshotEvent {
+        central: now.sequence,
+        datacenter: snapshot.datacenter.clone(),
+        sequence: snapshot.sequence,
+        commit: snapshot.commit,
+        previous: snapshot.parent,
+    }
+}
+
 fn absent(now: &Published, datacenter: &DatacenterName) -> AbsentEvent {
     AbsentEvent {
         central: now.sequence,
@@ -227,7 +231,7 @@ fn absent(now: &Published, datacenter: &DatacenterName) -> AbsentEvent {
 #[cfg(test)]
 mod tests {
     use crate::delivery::FreshnessStatements;
-    use conf_core::{sign::SigningKey, snapshot::Snapshot};
+    use conf_core::sign::SigningKey;
     use http_body_util::BodyExt as _;
     use libconf::name::{CommitId, ObjectId};
     use tokio::time::timeout;

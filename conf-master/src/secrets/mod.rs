@@ -4,9 +4,9 @@
 //! Read in this order: `decide` compares what the datacenters of one id declare with what is
 //! sealed, and writes nothing; `given` holds the values of the environment; `make` makes
 //! values; `branch` reads and writes `refs/heads/secrets/<id>`; `own_key` reads conf-master's key;
-//! `left` notes who may still know a value; `store` does what was decided; `recipients` is who would
-//! read more by a change; `request` is what people and the clock ask for; `list` is what people may
-//! know.
+//! `left` notes who may still know a value; `store` does what was decided; `recipients` is who
+//! would read more by a change; `request` is what people and the clock ask for; `list` is what
+//! people may know.
 //!
 //! Always true:
 //! - A value is made for a change that lands, never for one that is refused or a dry run.

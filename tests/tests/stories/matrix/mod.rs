@@ -105,7 +105,7 @@ fn over_ssh() -> impl Iterator<Item = (About, Principal, Outcome)> {
     let by_key = by_key.chain([Principal { name: "stranger", proof: Proof::Host("nowhere", "stranger") }]);
     by_key.flat_map(|principal| {
         let doors =
-            [(About::Repository, "read"), (About::Branch(BRANCHES[0]), "push"), (About::Branch(BRANCHES[1]), "push")];
+            [(About::Everything, "read"), (About::Branch(BRANCHES[0]), "push"), (About::Branch(BRANCHES[1]), "push")];
         doors.map(move |(about, verb)| {
             let proven = match principal.proof {
                 Proof::Policy(_) => expected(Tier::Master, verb, about, principal.proof),

@@ -40,8 +40,10 @@ pub(crate) enum About {
     Oneself,
     /// Nothing in particular.
     Everything,
-    /// The repository, by Git.
+    /// What Git shows of the repository, which is the part that somebody reads.
     Repository,
+    /// The snapshot of a datacenter, by Git.
+    Snapshot(&'static str),
     /// The refs as pushers are shown them, before they say what they push.
     RefsBeforePush,
     /// A branch of a component.
@@ -160,9 +162,11 @@ fn master_lets(verb: &str, about: About, proof: Proof) -> bool {
     match (verb, about) {
         ("read", About::Oneself) => true,
         ("read" | "administer", About::Everything) => everywhere(),
-        ("read", About::Datacenter(datacenter)) => reads(proof, datacenter),
-        // The token of a tier opens the whole repository: it fetches by the ids that it is told.
-        ("read", About::Repository) => everywhere() || matches!(proof, Proof::Slave(_) | Proof::Host(..)),
+        ("read", About::Datacenter(datacenter) | About::Snapshot(datacenter)) => reads(proof, datacenter),
+        ("read", About::Repository) => match proof {
+            Proof::Policy(grant) => ["read", "administer"].contains(&grant.verb),
+            _ => true,
+        },
         // Of those who read a datacenter, its conf-slaves and administrators alone.
         ("read", About::Readers(datacenter)) => match proof {
             Proof::Slave(pattern) => fits(pattern, datacenter),

@@ -32,6 +32,8 @@ pub(crate) enum Form {
     Stream,
     /// By what became of each ref.
     Push,
+    /// By a pack.
+    Fetch,
 }
 
 /// A request.
@@ -68,14 +70,20 @@ impl Ask {
         Ask { body: body.to_owned(), ..self }
     }
 
-    fn fetching(mut self, scene: &Scene) -> Self {
+    fn fetching(mut self, request: &[u8]) -> Self {
         self.headers.extend([("content-type", "application/x-git-upload-pack-request"), ("git-protocol", "version=2")]);
-        self.bytes(&scene.fetch())
+        Ask { form: Form::Fetch, ..self.bytes(request) }
     }
 
     fn pushing(mut self, request: &[u8]) -> Self {
         self.headers.push(("content-type", "application/x-git-receive-pack-request"));
         Ask { form: Form::Push, ..self.bytes(request) }
+    }
+
+    /// In the versions of Git's protocol before, a server lists every ref unasked.
+    fn in_version_2(mut self) -> Self {
+        self.headers.push(("git-protocol", "version=2"));
+        self
     }
 
     fn streaming(self) -> Self {
@@ -155,11 +163,15 @@ impl Operation {
             "GET /api/v1/principal" | "GET /api/v1/openapi.json" => one(About::Oneself, &self.path),
             "GET /api/v1/datacenters" | "GET /api/v1/tokens" | "GET /metrics" => all(&self.path),
             "GET /conf.git/info/refs" => vec![
-                self.ask(About::Repository, "/conf.git/info/refs?service=git-upload-pack"),
+                self.ask(About::Repository, "/conf.git/info/refs?service=git-upload-pack").in_version_2(),
                 // The first request of a push.
                 self.ask(About::RefsBeforePush, "/conf.git/info/refs?service=git-receive-pack").needing("push"),
             ],
-            "POST /conf.git/git-upload-pack" => vec![self.ask(About::Repository, &self.path).fetching(scene)],
+            "POST /conf.git/git-upload-pack" => {
+                let fetch = |one| self.ask(About::Snapshot(one), &self.path).fetching(&scene.fetch(one));
+                DATACENTERS.map(fetch).into()
+            }
+            "POST /api/v1/sessions" => with(one(About::Health, &self.path), &first_of_session()),
             "POST /conf.git/git-receive-pack" => {
                 let push = |name| self.ask(About::Branch(name), &self.path).pushing(&scene.push(name).request);
                 BRANCHES.map(push).into()
@@ -230,7 +242,8 @@ impl Operation {
                 one("/conf.git/info/refs?service=git-upload-pack"),
                 one("/conf.git/info/refs?service=git-receive-pack").needing("push"),
             ],
-            "POST /conf.git/git-upload-pack" => vec![one(&self.path).fetching(scene)],
+            "POST /conf.git/git-upload-pack" => vec![one(&self.path).fetching(&scene.fetch(own))],
+            "POST /api/v1/sessions" => vec![self.ask(About::Health, &self.path).json(&first_of_session())],
             "POST /conf.git/git-receive-pack" => vec![one(&self.path).pushing(&scene.push(BRANCHES[0]).request)],
             "GET /api/v1/at" => {
                 let sequence = scene.sequence;
@@ -250,6 +263,11 @@ impl Operation {
             other => panic!("the matrix has no request for {other} of conf-slave; give it one here"),
         }
     }
+}
+
+/// What a host says first who has no token: it is given a nonce.
+fn first_of_session() -> Value {
+    json!({"datacenter": DATACENTERS[0], "host": "web-1"})
 }
 
 fn report_of(datacenter: &str, host: &str) -> Value {

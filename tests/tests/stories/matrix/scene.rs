@@ -134,9 +134,10 @@ impl Scene {
         }
     }
 
-    /// A fetch of the first datacenter's snapshot.
-    pub(crate) fn fetch(&self) -> Vec<u8> {
-        let want = wire::line(&format!("want {}\n", self.snapshot));
+    /// A fetch of a datacenter's snapshot.
+    pub(crate) fn fetch(&self, datacenter: &str) -> Vec<u8> {
+        let snapshot = self.site.master.git(&["rev-parse", &format!("refs/snapshots/{datacenter}")]);
+        let want = wire::line(&format!("want {}\n", snapshot.trim()));
         [wire::line("command=fetch\n"), b"0001".to_vec(), want, wire::line("done\n"), b"0000".to_vec()].concat()
     }
 
@@ -218,6 +219,8 @@ fn outcome(form: Form, status: u16, said: &str) -> Outcome {
         403 => Outcome::Denied,
         200 if form == Form::Push && said.contains("ng refs/") && said.contains("lacks the right") => Outcome::Denied,
         200 if form == Form::Push && !said.contains("ok refs/") => Outcome::Other(said.to_owned()),
+        200 if form == Form::Fetch && said.contains("not our ref") => Outcome::Denied,
+        200 if form == Form::Fetch && !said.contains("PACK") => Outcome::Other(said.to_owned()),
         200..=299 => Outcome::Allowed,
         _ => Outcome::Other(format!("{status} {said}")),
     }

@@ -168,7 +168,7 @@ fn faults_of_the_file_name_the_file_the_line_and_what_would_do() {
     let cases = [
         (
             "central: a\nlisten-on: 3\n",
-            "FILE, line 2: unknown key 'listen-on'; known are above, allowed-host, central, insecure, listen, log-format, log-level, server, tls-cert, tls-client-ca, tls-key, tls-min, watch",
+            "FILE, line 2: unknown key 'listen-on'; known are above, allowed-host, central, insecure, listen, log-format, log-level, metrics-listen, server, tls-cert, tls-client-ca, tls-key, tls-min, watch",
         ),
         ("central: a\nlisen: 127.0.0.1:1\n", "FILE, line 2: unknown key 'lisen' (did you mean `listen`?); known are"),
         // A key of another command is no key of this one.
