@@ -104,6 +104,8 @@ impl Access {
     pub(crate) fn take(&self, statement: AccessEvent) -> Result<(), NotTaken> {
         verify_access(&statement, &self.datacenter, &self.keys)?;
         let mut newest = self.newest.lock();
+        // What a key has signed that was revoked since counts no more.
+        newest.take_if(|newest| verify_access(newest, &self.datacenter, &self.keys).is_err());
         if let Some(newest) = newest.as_ref().filter(|newest| !statement.follows(newest)) {
             let (older, here) = (statement.central, newest.central);
             return if statement.says_the_same(newest) { Ok(()) } else { Err(NotTaken::Older { older, here }) };
@@ -164,7 +166,7 @@ mod tests {
 
     use super::*;
     use conf_core::access::{AccessReader, Token};
-    use conf_core::sign::{SigningKey, public_path, sign_access};
+    use conf_core::sign::{SigningKey, public_path, sign_access, sign_statement};
 
     struct Centre {
         folder: tempfile::TempDir,
@@ -242,5 +244,21 @@ mod tests {
         assert!(!opens(&again, &token) && !again.subscribe().borrow().is_open());
         fs::write(centre.folder.path().join(FILE), "{").unwrap();
         assert!(!opens(&centre.access(), &token));
+    }
+
+    #[test]
+    fn a_list_that_a_revoked_key_has_signed_counts_no_more() {
+        let (centre, first, second) = (Centre::new(), Token::generate(), Token::generate());
+        let (access, next) =
+            (centre.access(), SigningKey::generate(&centre.folder.path().join("next"), "test").unwrap());
+        access.take(centre.statement(9, 1_000_000, &[&first])).unwrap();
+        let revokes = vec![centre.key.fingerprint()];
+        let statement = sign_statement(&[], (Sequence(10), 0), revokes, (&centre.key, &next)).unwrap();
+        access.keys.follow(&[statement]).unwrap();
+        access.take(centre.statement(9, 2_000_000, &[&first])).unwrap_err();
+        // Of an earlier time than the one before it.
+        let by_next = sign_access(AccessEvent { time: 5, ..centre.statement(9, 5, &[&second]) }, &next).unwrap();
+        access.take(by_next).unwrap();
+        assert!(opens(&access, &second) && !opens(&access, &first));
     }
 }

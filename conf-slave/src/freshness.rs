@@ -60,7 +60,12 @@ impl Heard {
     pub(crate) fn take(&self, statement: FreshnessEvent) -> Result<(), KeyError> {
         verify_freshness(&statement, &self.datacenter, &self.keys)?;
         let shown = Arc::new(statement.clone());
-        if self.freshness.lock().take(statement, Moment::now()) {
+        let mut freshness = self.freshness.lock();
+        // A key that was revoked since may have named any time.
+        if freshness.newest().is_some_and(|newest| verify_freshness(newest, &self.datacenter, &self.keys).is_err()) {
+            freshness.forget();
+        }
+        if freshness.take(statement, Moment::now()) {
             self.newest.send_replace(Some(shown));
         }
         Ok(())
@@ -129,7 +134,7 @@ pub(crate) async fn run(heard: Arc<Heard>, mirror: Arc<Mirror>, problems: Arc<Pr
 #[cfg(test)]
 mod tests {
     use conf_core::api::Pointer;
-    use conf_core::sign::{SigningKey, public_path, sign_freshness};
+    use conf_core::sign::{SigningKey, public_path, sign_freshness, sign_statement};
     use libconf::name::Sequence;
 
     use super::*;
@@ -166,5 +171,28 @@ mod tests {
         assert_eq!(elsewhere.newest(), None);
         std::fs::write(&heard.path, "damaged").unwrap();
         assert_eq!(open().newest(), None);
+    }
+
+    #[test]
+    fn what_a_revoked_key_has_said_counts_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = |name: &str| SigningKey::generate(&folder.path().join(name), name).unwrap();
+        let (old, new) = (key("old"), key("new"));
+        let keys = TrustedKeys::of(&old);
+        let lab: DatacenterName = "lab/v1".parse().unwrap();
+        let heard = Heard::open(folder.path(), lab.clone(), keys.clone(), Duration::from_secs(900));
+        let now = jiff::Timestamp::now().as_second();
+        let sign = |key: &SigningKey, time: i64| {
+            let newest = Pointer { sequence: Sequence(5), commit: [5; 20].into() };
+            sign_freshness(Sequence(9), &lab, newest, time, key).unwrap()
+        };
+        // The time of many years ahead, which would keep all later statements out.
+        heard.take(sign(&old, now + 1_000_000_000)).unwrap();
+        let statement = sign_statement(&[], (Sequence(10), now), vec![old.fingerprint()], (&old, &new)).unwrap();
+        keys.follow(&[statement]).unwrap();
+        heard.take(sign(&old, now + 2_000_000_000)).unwrap_err();
+        let good = sign(&new, now);
+        heard.take(good.clone()).unwrap();
+        assert_eq!(heard.newest(), Some(good));
     }
 }

@@ -62,7 +62,10 @@ impl Agent {
     /// proves nothing.
     pub(crate) fn hear(&self, from: &str, statement: FreshnessEvent, keys: &TrustedKeys) {
         let view = self.view();
-        if !view.freshness.is_news(&statement) {
+        let own = &view.status.datacenter;
+        // A key that was revoked since may have named any time.
+        let is_revoked = view.freshness.newest().is_some_and(|newest| verify_freshness(newest, own, keys).is_err());
+        if !is_revoked && !view.freshness.is_news(&statement) {
             return;
         }
         match verify_freshness(&statement, &view.status.datacenter, keys) {
@@ -70,6 +73,9 @@ impl Agent {
                 self.set_back(STATEMENTS);
                 let now = Moment::now();
                 self.update(|view| {
+                    if is_revoked {
+                        view.freshness.forget();
+                    }
                     view.freshness.take(statement, now);
                     view.show_freshness(now);
                 });

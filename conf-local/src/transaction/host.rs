@@ -235,7 +235,7 @@ impl Host {
     /// Verifies a fetched snapshot, and records it if it is good.
     pub(crate) fn accept(&mut self, named: Pointer) -> Result<Snapshot, TransactionError> {
         let git = self.git()?;
-        let snapshot = Snapshot::verify(&git, named.commit, &self.keys, &self.datacenter)?;
+        let snapshot = Snapshot::verify_new(&git, named.commit, &self.keys, &self.datacenter)?;
         let sequence = snapshot.sequence;
         if sequence != named.sequence {
             let (wrong, commit) = (named.sequence, named.commit.short());

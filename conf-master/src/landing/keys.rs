@@ -61,6 +61,10 @@ impl Staging {
         let at = (self.sequence.next(), time);
         let refused = |error: KeyError| Refusal::new(RefusalKind::Invalid, chain(&error));
         match request {
+            KeyRequest::Rotate { .. } if self.has_next_key && signer::next_path(&self.path).exists() => {
+                let words = "another change of keys is not in place yet; try again in a moment";
+                Err(Refusal::new(RefusalKind::Busy, words))
+            }
             KeyRequest::Rotate { revokes_old } => {
                 let failed = |error: anyhow::Error| {
                     Refusal::new(RefusalKind::Failed, format!("no new key can be made: {}", chain(&*error)))

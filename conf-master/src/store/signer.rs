@@ -40,7 +40,15 @@ pub(crate) fn load(repo: &Path, statements: &[KeyStatement]) -> anyhow::Result<S
                 return Ok(key);
             }
             // It was made for a change that has not landed.
-            Ok(_) | Err(_) => remove_next(repo)?,
+            Ok(_) => remove_next(repo)?,
+            // Unless the other one signs, it may be the only one that does, and cannot be read now.
+            Err(error) => {
+                let own = SigningKey::load(&key_path(repo))?.fingerprint();
+                if statements.last().is_some_and(|last| fingerprint_of_new(last) != own) {
+                    return Err(error).with_context(|| format!("{} cannot be read", next.display()));
+                }
+                remove_next(repo)?;
+            }
         }
     }
     Ok(SigningKey::load(&key_path(repo))?)

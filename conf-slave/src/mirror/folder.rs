@@ -141,7 +141,8 @@ impl StateFolder {
         before: Option<&ServedSnapshot>,
         highest: Option<Pointer>,
     ) -> Result<ServedSnapshot, MirrorError> {
-        let snapshot = Snapshot::verify(repo, commit, &self.keys, &self.datacenter).map_err(MirrorError::Refused)?;
+        let snapshot =
+            Snapshot::verify_new(repo, commit, &self.keys, &self.datacenter).map_err(MirrorError::Refused)?;
         let offered = Pointer { sequence: snapshot.sequence, commit };
         let follows = match (before, highest) {
             // A commit names its parents by their content, so one good signature vouches for the

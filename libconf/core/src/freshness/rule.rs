@@ -90,6 +90,12 @@ impl Freshness {
         self.newest.as_ref().map(|_| self.counted / 1000)
     }
 
+    /// Forgets the newest statement, whose key is revoked. What the machine knows of time stays out
+    /// too: that key may have said it.
+    pub fn forget(&mut self) {
+        *self = Freshness { limit: self.limit, newest: None, counted: 0, lead: None, run: None, before: None };
+    }
+
     /// Tells whether a statement is newer than the newest one. Any other proves nothing.
     pub fn is_news(&self, statement: &FreshnessEvent) -> bool {
         self.newest.as_ref().is_none_or(|newest| statement.time > newest.time)

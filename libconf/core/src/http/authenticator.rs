@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenId};
 use crate::api::SessionRequest;
 use crate::audit::{AuditEntry, AuditLog, Verdict};
-use crate::http::answer::{Response, error, json};
+use crate::http::answer::{Response, error, json, text};
 use crate::http::peer::Peer;
 use crate::http::tries::Tries;
 use crate::session::{Keyring, SessionHost, Sessions};
@@ -175,13 +175,20 @@ impl Authenticator {
         log.note(AuditEntry { by, token, request, policy: policy(), ..entry });
     }
 
-    /// The answer in place of one that says why the daemon cannot serve, for who proved nothing.
+    /// The answer in place of one that says why the daemon cannot serve, or makes remarks, for who
+    /// proved nothing.
     pub(crate) fn conceals(&self, path: &str, visitor: &Visitor, response: &Response) -> Option<Response> {
-        let is_failed = response.status() == StatusCode::SERVICE_UNAVAILABLE;
-        if self.is_open() || visitor.proof.is_some() || !is_failed || !OF_HEALTH.contains(&path) {
+        if self.is_open() || visitor.proof.is_some() || !OF_HEALTH.contains(&path) {
             return None;
         }
-        Some(error(StatusCode::SERVICE_UNAVAILABLE, "not ready; with a token this answer says why"))
+        match response.status() {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                Some(error(StatusCode::SERVICE_UNAVAILABLE, "not ready; with a token this answer says why"))
+            }
+            // It may have remarks.
+            StatusCode::OK if path == "/readyz" => Some(text(StatusCode::OK, "ready\n")),
+            _ => None,
+        }
     }
 
     fn prove(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Result<Visitor, Response> {

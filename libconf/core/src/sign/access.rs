@@ -20,7 +20,7 @@ pub fn verify_access(statement: &AccessEvent, datacenter: &DatacenterName, keys:
     if statement.datacenter != *datacenter {
         return Err(KeyError::BadSignature(format!("it is the list of {}", statement.datacenter)));
     }
-    keys.verify_for(NAMESPACE, statement.text().as_bytes(), &statement.signature, statement.central)
+    keys.verify_present(NAMESPACE, statement.text().as_bytes(), &statement.signature)
 }
 
 #[cfg(test)]

@@ -40,6 +40,17 @@ impl SignedText {
     }
 }
 
+impl SignedText {
+    /// Refuses a signature by a key that is revoked, whatever it says it is about: its owner could
+    /// name any change.
+    pub fn expect_in_use(&self) -> Result<(), KeyError> {
+        match self.until {
+            Some(until) => Err(KeyError::Revoked { fingerprint: self.fingerprint.clone(), until }),
+            None => Ok(()),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Trust {
     keys: Vec<Trusted>,
@@ -124,6 +135,13 @@ impl TrustedKeys {
         change: Sequence,
     ) -> Result<(), KeyError> {
         self.0.read().verify(namespace, text, signature)?.expect_good_at(change)
+    }
+}
+
+impl TrustedKeys {
+    /// The same for a text about the present, which no revoked key signs.
+    pub(crate) fn verify_present(&self, namespace: &str, text: &[u8], signature: &str) -> Result<(), KeyError> {
+        self.0.read().verify(namespace, text, signature)?.expect_in_use()
     }
 }
 

@@ -37,6 +37,15 @@ pub struct Snapshot {
     pub class: Option<(RefName, CommitId)>,
 }
 
+/// The bytes of a commit's object.
+fn bytes_of(repo: &Repository, commit: CommitId) -> Result<Vec<u8>, SnapshotError> {
+    let unreadable = |cause| SnapshotError::Read { commit, cause };
+    // An object of another type is as good as none.
+    repo.find_commit(commit.into()).map_err(unreadable)?;
+    let object = repo.odb().and_then(|odb| odb.read(commit.into()).map(|object| object.data().to_vec()));
+    object.map_err(unreadable)
+}
+
 impl Snapshot {
     /// Reads a commit as a snapshot and accepts it only if a trusted key signed it for
     /// `datacenter`.
@@ -46,11 +55,18 @@ impl Snapshot {
         keys: &TrustedKeys,
         datacenter: &DatacenterName,
     ) -> Result<Self, SnapshotError> {
-        let unreadable = |cause| SnapshotError::Read { commit, cause };
-        // An object of another type is as good as none.
-        repo.find_commit(commit.into()).map_err(unreadable)?;
-        let object = repo.odb().and_then(|odb| odb.read(commit.into()).map(|object| object.data().to_vec()));
-        Self::verify_bytes(commit, &object.map_err(unreadable)?, keys, datacenter)
+        Self::verify_bytes(commit, &bytes_of(repo, commit)?, keys, datacenter)
+    }
+
+    /// Does the same for one that is to become the newest: no revoked key has signed it, whatever
+    /// number it has.
+    pub fn verify_new(
+        repo: &Repository,
+        commit: CommitId,
+        keys: &TrustedKeys,
+        datacenter: &DatacenterName,
+    ) -> Result<Self, SnapshotError> {
+        Self::verified(commit, &bytes_of(repo, commit)?, keys, datacenter, true)
     }
 
     /// Does the same for the bytes of the commit's object, which need not be in a repository.
@@ -59,6 +75,16 @@ impl Snapshot {
         bytes: &[u8],
         keys: &TrustedKeys,
         datacenter: &DatacenterName,
+    ) -> Result<Self, SnapshotError> {
+        Self::verified(commit, bytes, keys, datacenter, false)
+    }
+
+    fn verified(
+        commit: CommitId,
+        bytes: &[u8],
+        keys: &TrustedKeys,
+        datacenter: &DatacenterName,
+        is_new: bool,
     ) -> Result<Self, SnapshotError> {
         let untrusted = |cause| SnapshotError::Untrusted { commit, cause };
         let unsigned = || untrusted(KeyError::BadSignature("it is not signed".to_owned()));
@@ -74,7 +100,8 @@ impl Snapshot {
         let parsed = parse(commit, &text);
         // What cannot be read is of no change that a revoked key still counts for.
         let sequence = parsed.as_ref().map_or(Sequence(u64::MAX), |snapshot| snapshot.sequence);
-        signed.expect_good_at(sequence).map_err(untrusted)?;
+        let is_good = if is_new { signed.expect_in_use() } else { signed.expect_good_at(sequence) };
+        is_good.map_err(untrusted)?;
         let snapshot = parsed?;
         if snapshot.datacenter != *datacenter {
             let (found, wanted) = (snapshot.datacenter, datacenter.clone());

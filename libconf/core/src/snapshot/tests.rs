@@ -166,8 +166,12 @@ fn a_revoked_key_counts_for_the_snapshots_before_it_was_replaced_alone() {
     let revokes = vec![bench.key.fingerprint()];
     let statement = sign_statement(&[], (Sequence(5), 0), revokes, (&bench.key, &next)).unwrap();
     verify(later.commit).unwrap();
+    Snapshot::verify_new(&bench.repo, parent.commit, &trusted, &here).unwrap();
     trusted.follow(&[statement]).unwrap();
     verify(parent.commit).unwrap();
+    // Its owner may sign another one with that number now: none of it becomes the newest.
+    let error = Snapshot::verify_new(&bench.repo, parent.commit, &trusted, &here).unwrap_err();
+    assert!(matches!(error, SnapshotError::Untrusted { cause: KeyError::Revoked { .. }, .. }), "{error:?}");
     let error = verify(later.commit).unwrap_err();
     assert!(matches!(error, SnapshotError::Untrusted { cause: KeyError::Revoked { .. }, .. }), "{error:?}");
     // One of another format says nothing of its change that this program could read.

@@ -118,7 +118,9 @@ impl Policy {
         run_by: &BTreeSet<&DatacenterName>,
         is_such: impl Fn(&Right) -> bool,
     ) -> bool {
-        let (Principal::Named(named), false) = (principal, matches!(name, RefName::Ledger | RefName::Access)) else {
+        let (Principal::Named(named), false) =
+            (principal, matches!(name, RefName::Ledger | RefName::Access | RefName::Keys))
+        else {
             return false;
         };
         let own = match name {
