@@ -1,7 +1,7 @@
 //! A power cut at every step: only what the disk got is there afterwards. A file system in a file
 //! is shut down without writing what it still has in memory.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::transaction::tests::*;
 
@@ -31,13 +31,20 @@ impl Disk {
         self.folder.path().join("image")
     }
 
+    /// Mounts a copy of the image. A mount namespace of another process, such as one of `ip netns
+    /// exec`, may have kept the file system that was unmounted here, and would then be given again.
     pub(crate) fn mount(&self) {
+        let copy = self.folder.path().join("copy");
+        run("cp", &["--sparse=always".as_ref(), &self.image(), &copy]);
+        fs::rename(copy, self.image()).unwrap();
         run("mount", &["-o".as_ref(), "loop".as_ref(), &self.image(), &self.root()]);
     }
 
     /// Unmounts it once it is not busy any more: a child of another test has this process's
     /// descriptors until it becomes its program.
     pub(crate) fn unmount(&self) {
+        // Nothing is left for whoever keeps it. After a power cut this fails.
+        let _ = Command::new("sync").arg("-f").arg(self.root()).stderr(Stdio::null()).status();
         let began = Instant::now();
         loop {
             let umount = Command::new("umount").arg(self.root()).output().unwrap();
@@ -63,7 +70,7 @@ fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))"
 impl Drop for Disk {
     fn drop(&mut self) {
         // Only after a failure it is mounted still.
-        let _ = Command::new("umount").arg("-l").arg(self.root()).stderr(std::process::Stdio::null()).status();
+        let _ = Command::new("umount").arg("-l").arg(self.root()).stderr(Stdio::null()).status();
     }
 }
 
