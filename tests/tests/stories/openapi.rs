@@ -49,6 +49,11 @@ include-operation-id = ["reportHosts", "addToken", "rotateToken"]
 checks.positive_data_acceptance.enabled = false
 
 [[operations]]
+include-name = "POST /api/v1/sessions"
+# A signature of the right shape proves no host.
+checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "404"]
+
+[[operations]]
 include-path-regex = "^/conf.git/"
 # The language of Git is more than bytes.
 checks.positive_data_acceptance.enabled = false
@@ -63,6 +68,11 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409"]
 # Nobody waits for what does not come.
 "query.timeout" = 0.01
 "query.wait" = "10ms"
+
+[[operations]]
+include-name = "POST /api/v1/sessions"
+# A signature of the right shape proves no host.
+checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "404"]
 
 [[operations]]
 include-path-regex = "^/conf.git/"

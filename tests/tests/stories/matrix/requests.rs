@@ -160,7 +160,7 @@ impl Operation {
         let with = |asks: Vec<Ask>, body: &Value| -> Vec<Ask> { asks.into_iter().map(|ask| ask.json(body)).collect() };
         match self.name().as_str() {
             "GET /healthz" | "GET /readyz" => one(About::Health, &self.path),
-            "GET /api/v1/principal" | "GET /api/v1/openapi.json" => one(About::Oneself, &self.path),
+            "GET /api/v1/principal" | "GET /api/v1/openapi.json" | "GET /api/v1/keys" => one(About::Oneself, &self.path),
             "GET /api/v1/datacenters" | "GET /api/v1/tokens" | "GET /metrics" => all(&self.path),
             "GET /conf.git/info/refs" => vec![
                 self.ask(About::Repository, "/conf.git/info/refs?service=git-upload-pack").in_version_2(),
@@ -189,6 +189,7 @@ impl Operation {
             "DELETE /api/v1/tokens/{id}" => all(&self.path.replace("{id}", &scene.unused[0])),
             "POST /api/v1/tokens/{id}/rotate" => with(all(&self.path.replace("{id}", &scene.unused[1])), &json!({})),
             "GET /api/v1/datacenters/{id}/{version}"
+            | "GET /api/v1/datacenters/{id}/{version}/freshness"
             | "GET /api/v1/datacenters/{id}/{version}/log"
             | "GET /api/v1/datacenters/{id}/{version}/hosts"
             | "GET /api/v1/datacenters/{id}/{version}/secrets" => self.of_datacenters(""),
@@ -235,6 +236,7 @@ impl Operation {
             "GET /healthz" | "GET /readyz" => vec![self.ask(About::Health, &self.path)],
             "GET /api/v1/status"
             | "GET /api/v1/hosts"
+            | "GET /api/v1/keys"
             | "GET /api/v1/openapi.json"
             | "GET /metrics"
             | "GET /v1/status/leader" => vec![one(&self.path)],
