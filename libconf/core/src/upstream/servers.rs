@@ -130,9 +130,14 @@ impl Upstreams {
             }
             let url = one.at("api/v1/status");
             let asked = async { one.send_within(&url, one.authorize(one.fresh.get(&url))?, REVIVAL).await };
-            match asked.await {
+            let refusal = asked.await.err();
+            if matches!(refusal, Some(UpstreamError::Refused { status: StatusCode::FORBIDDEN, .. })) {
+                // It knows who asks, and tells its state to others alone.
+                one.report(true);
+            }
+            match refusal {
                 // Another kind of server has no such path.
-                Err(error) if one.is_failing() => report(one, Err(error)),
+                Some(error) if one.is_failing() => report(one, Err(error)),
                 _ => report(one, Ok(())),
             }
         }

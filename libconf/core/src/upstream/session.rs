@@ -73,13 +73,16 @@ impl Upstream {
         if let Some(bearer) = self.session.bearer().filter(|bearer| Some(bearer) != before.as_ref()) {
             return Ok(Opened::Bearer(bearer));
         }
+        if let Some(refusal) = self.session.refusal() {
+            return Ok(Opened::Refused(refusal));
+        }
         let HostProof { datacenter, host, identity } = proof;
         let mut asked =
             SessionRequest { datacenter: datacenter.clone(), host: host.clone(), nonce: None, signature: None };
         let nonce = match self.ask(&asked).await? {
             Said::Answer(SessionAnswer { nonce: Some(nonce), .. }) if is_letters(&nonce, MOST_OF_NONCE) => nonce,
             Said::Answer(_) => return Ok(Opened::Nothing),
-            Said::Refusal(refusal) => return Ok(Opened::Refused(refusal)),
+            Said::Refusal(refusal) => return Ok(Opened::Refused(self.session.keep_refusal(refusal).await)),
         };
         asked.signature = sign_session((datacenter, host), &nonce, identity);
         asked.nonce = Some(nonce);
@@ -88,7 +91,7 @@ impl Upstream {
                 (bearer.into(), Duration::from_secs(lives.unwrap_or_default().into()))
             }
             Said::Answer(_) => return Ok(Opened::Nothing),
-            Said::Refusal(refusal) => return Ok(Opened::Refused(refusal)),
+            Said::Refusal(refusal) => return Ok(Opened::Refused(self.session.keep_refusal(refusal).await)),
         };
         let lives = lives.min(LONGEST).saturating_sub(MARGIN);
         *self.session.bearer.lock() = Some((bearer.clone(), Instant::now() + lives));
@@ -139,6 +142,7 @@ enum Opened {
 mod tests {
     use std::{
         io::{Read as _, Write as _},
+        iter,
         net::{TcpListener, TcpStream},
         thread,
     };
@@ -149,19 +153,20 @@ mod tests {
         upstream::{credentials::Credentials, servers::Upstreams},
     };
 
-    /// Answers each question with the next of these bodies, the first one with 401.
-    fn server(bodies: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
+    const UNPROVEN: &str = "401 Unauthorized";
+
+    /// Answers each question with the next of these statuses and bodies.
+    fn server(answers: Vec<(&'static str, String)>) -> (Upstreams, tempfile::TempDir, thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let answering = thread::spawn(move || {
-            let statuses = std::iter::once("401 Unauthorized").chain(std::iter::repeat("200 OK"));
-            bodies
-                .into_iter()
-                .zip(statuses)
-                .map(|(body, status)| answer(listener.accept().unwrap().0, status, &body))
-                .collect()
+            answers.into_iter().map(|(status, body)| answer(listener.accept().unwrap().0, status, &body)).collect()
         });
-        (url, answering)
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Arc::new(Identity::create(&folder.path().join("identity")).unwrap());
+        let proof = HostProof { datacenter: "lab/v1".parse().unwrap(), host: "web-1".parse().unwrap(), identity };
+        let servers = Upstreams::new(vec![url.parse().unwrap()], &Credentials::none().of_host(proof)).unwrap();
+        (servers, folder, answering)
     }
 
     /// Reads a question, which it returns, and answers it.
@@ -186,15 +191,13 @@ mod tests {
         body.len() >= length.unwrap_or(0)
     }
 
-    /// Asks such a server; returns the status, and what was asked.
+    /// Asks one that knows nobody; returns the status, and what was asked.
     async fn ask(bodies: &[&str]) -> (u16, Vec<String>, Option<Arc<str>>) {
-        let folder = tempfile::tempdir().unwrap();
-        let identity = Arc::new(Identity::create(&folder.path().join("identity")).unwrap());
-        let proof = HostProof { datacenter: "lab/v1".parse().unwrap(), host: "web-1".parse().unwrap(), identity };
-        let (url, answering) = server(bodies.iter().map(|&body| body.to_owned()).collect());
-        let servers = Upstreams::new(vec![url.parse().unwrap()], &Credentials::none().of_host(proof)).unwrap();
+        let statuses = iter::once(UNPROVEN).chain(iter::repeat("200 OK"));
+        let answers = statuses.zip(bodies.iter().map(|&body| body.to_owned())).collect();
+        let (servers, _folder, answering) = server(answers);
         let one = servers.in_order().remove(0);
-        let status = one.send_proven(one.client.get(&url)).await.unwrap().status().as_u16();
+        let status = one.send_proven(one.client.get(one.at(""))).await.unwrap().status().as_u16();
         (status, answering.join().unwrap(), one.session.bearer())
     }
 
@@ -222,5 +225,21 @@ mod tests {
         // No session is believed for longer than an hour.
         let lives = r#"{"bearer": "confs_a", "lives": 4294967295}"#;
         assert_eq!(ask(&["", r#"{"nonce": "n"}"#, lives, ""]).await.2.as_deref(), Some("confs_a"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_host_does_not_ask_for_a_session_with_each_request() {
+        let refused = ("403 Forbidden", r#"{"error": "no such host"}"#.to_owned());
+        let unproven = || (UNPROVEN, String::new());
+        let (servers, _folder, answering) = server(vec![unproven(), refused, unproven()]);
+        let one = servers.in_order().remove(0);
+        for _ in 0..2 {
+            let answer = one.send_proven(one.client.get(one.at(""))).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+            assert_eq!(answer.text().await.unwrap(), r#"{"error": "no such host"}"#);
+        }
+        let asked = answering.join().unwrap();
+        let sessions = asked.iter().filter(|one| one.starts_with("POST /api/v1/sessions")).count();
+        assert_eq!((sessions, asked.len()), (1, 3), "{asked:?}");
     }
 }
