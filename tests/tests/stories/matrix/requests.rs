@@ -160,7 +160,9 @@ impl Operation {
         let with = |asks: Vec<Ask>, body: &Value| -> Vec<Ask> { asks.into_iter().map(|ask| ask.json(body)).collect() };
         match self.name().as_str() {
             "GET /healthz" | "GET /readyz" => one(About::Health, &self.path),
-            "GET /api/v1/principal" | "GET /api/v1/openapi.json" | "GET /api/v1/keys" => one(About::Oneself, &self.path),
+            "GET /api/v1/principal" | "GET /api/v1/openapi.json" | "GET /api/v1/keys" => {
+                one(About::Oneself, &self.path)
+            }
             "GET /api/v1/datacenters" | "GET /api/v1/tokens" | "GET /metrics" => all(&self.path),
             "GET /conf.git/info/refs" => vec![
                 self.ask(About::Repository, "/conf.git/info/refs?service=git-upload-pack").in_version_2(),
