@@ -48,14 +48,17 @@ impl Joins {
         let _place = self.places.try_acquire().map_err(|_| later(format!("{AT_ONCE} hosts are joining already")))?;
         let hash = TokenHash::of_key(&key);
         let path = format!("api/v1/datacenters/{datacenter}/hosts/{host}/key");
-        let body = JoinRequest { key, join: SecretText(token.reveal().to_owned()) };
+        let body = JoinRequest { key: (&key).into(), join: SecretText(token.reveal().to_owned()) };
         let (status, said) = self.ask(&path, &body).await.map_err(|error| later(error.to_string()))?;
         let words = || said["error"].as_str().unwrap_or("conf-master gave no reason").to_owned();
         match status {
             status if status.is_success() => {}
             StatusCode::CONFLICT => return Err(NotJoined::Refused(words())),
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
-                return Err(later(format!("conf-master lets no host join; is it older than this conf-slave? {}", words())));
+                return Err(later(format!(
+                    "conf-master lets no host join; is it older than this conf-slave? {}",
+                    words()
+                )));
             }
             _ => return Err(later(words())),
         }

@@ -22,6 +22,7 @@ use conf_core::{
     tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, Upstreams},
 };
+use libconf::name::DatacenterName;
 use tempfile::TempDir;
 use tokio::{
     sync::watch,
@@ -42,7 +43,7 @@ use crate::{
     problems::Problems,
     publish::Publisher,
     reports,
-    upkeep::{branches, keyring, look, maintenance, programs::Programs},
+    upkeep::{branches, keyring::KeyReader, look, maintenance, programs::Programs},
 };
 
 /// 5 s between two looks whether files can be opened.
@@ -63,7 +64,12 @@ async fn listen(at: SocketAddr, gate: Gate, tls: Option<ServerTls>) -> anyhow::R
 }
 
 /// Makes what proves names, and takes the keys of hosts.
-fn proving(access: &Arc<Access>, joins: Joins, log: AuditLog) -> (Authenticator, KeysOfHosts) {
+fn proving(
+    access: &Arc<Access>,
+    (datacenter, central): (DatacenterName, Arc<Upstreams>),
+    log: AuditLog,
+) -> (Authenticator, KeysOfHosts) {
+    let joins = Joins::new(datacenter, central, access.subscribe());
     let (sender, keys) = watch::channel(Arc::default());
     let sessions = Sessions::new(keys, access.subscribe());
     let (list, joins) = (Arc::clone(access), Arc::new(joins));
@@ -130,8 +136,7 @@ impl Slave {
         let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
         let target = options.audit_log.unwrap_or_else(|| AuditTarget::File(state.join("audit.jsonl")));
         let (log, audit) = AuditLog::open(target, &metrics)?;
-        let joins = Joins::new(options.datacenter.clone(), Arc::clone(&upstreams), access.subscribe());
-        let hosts = proving(&access, joins, log);
+        let hosts = proving(&access, (options.datacenter.clone(), upstreams.clone()), log);
         let gate = Gate::new(&options.common.allowed_hosts).guarded(hosts.0.clone());
         let (listener, address) = listen(options.listen, gate, tls).await?;
         let beside = web::bind_health(options.common.metrics_listen, &options.common.allowed_hosts).await?;
@@ -204,7 +209,11 @@ impl Slave {
         let (git, sessions) = (git_routes(Arc::clone(&upload), None), web::session_routes(authenticator));
         let routes = git.or(sessions).unify().boxed();
         let routes = api::routes(Arc::clone(&view), routes, health.clone(), embedded.clone(), stop.clone());
-        spawn_until(&stop, &mut tasks, keyring::follow(mirror(), keys));
+        // Hosts that come back after a restart are known at once. What cannot be read is told by
+        // the task.
+        let keys = KeyReader::new(mirror(), keys);
+        let _ = keys.read().await;
+        spawn_until(&stop, &mut tasks, keys.follow());
         tasks.spawn(audit.run(stop.clone()));
         tasks.spawn(web::serve_health(beside, health.clone(), stop.clone()));
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));

@@ -101,9 +101,11 @@ impl Binding {
         let hash = TokenHash::of_key(key);
         if let Some(known) = table.by_id(&hash.id()) {
             return Err(match known.fault(now) {
-                Some(_) => "its key was revoked; make another one: stop the agent, remove the file `identity` from its \
+                Some(_) => {
+                    "its key was revoked; make another one: stop the agent, remove the file `identity` from its \
                             state folder, and start it"
-                    .to_owned(),
+                        .to_owned()
+                }
                 None => format!("its key is that of the {}; each host needs one of its own", known.scope),
             });
         }

@@ -147,6 +147,7 @@ impl Server {
             return Err(error(StatusCode::FORBIDDEN, "a host joins as itself alone"));
         }
         let JoinRequest { key, join: SecretText(token) } = request.body.json(JOIN_BYTES).await?;
+        let key = key.key().map_err(|bad| error(StatusCode::CONFLICT, bad))?;
         let token = token.parse().map_err(|bad| error(StatusCode::CONFLICT, bad))?;
         let joined = self.joiner.join(Joining { datacenter, host, key, token }).await;
         joined.map(|()| json(StatusCode::OK, &serde_json::json!({}))).map_err(|why| why.answer(StatusCode::CONFLICT))

@@ -22,7 +22,9 @@ pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
         {
             Some(Verb::Read)
         }
-        ["api", "v1", "datacenters", _, _, "hosts"] | ["api", "v1", "datacenters", _, _, "hosts", _, "key"] if is_post => {
+        ["api", "v1", "datacenters", _, _, "hosts"] | ["api", "v1", "datacenters", _, _, "hosts", _, "key"]
+            if is_post =>
+        {
             Some(Verb::Report)
         }
         // The landing looks at what these change.

@@ -25,6 +25,7 @@ use conf_core::{
     git_http,
 };
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -74,11 +75,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let written = CancellationToken::new();
     let writing = tokio::spawn(writer.run(written.clone()));
     let pushers = Pushers::default();
-    let (keyring, keys_of_hosts) = watch::channel(Arc::default());
-    let (joiner, waiting) = Joiner::new(lander.access.clone(), keys_of_hosts.clone());
-    let joining = tokio::spawn(tokens::run(lander.clone(), waiting, stop.clone()));
-    let sessions = Sessions::new(keys_of_hosts, lander.access.clone());
-    let authenticator = authenticator(&flags, &path, &lander, (sessions, joiner.clone(), audit.clone()));
+    let (authenticator, joiner, of_hosts) = prove_hosts(&flags, &path, &lander, (audit.clone(), &stop));
     let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;
     let gate = Gate::new(&flags.common.allowed_hosts).guarded(authenticator.clone());
     let listener = http::bind_tcp(flags.listen, gate).await?.over(tls);
@@ -95,16 +92,16 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
         move || examine(&path, &table, &stop)
     });
     let spools = upload.spools().clone();
-    // An open server asks nobody who they are.
-    let keyring = (!flags.open).then(|| keyring::follow(path.clone(), lander.published.clone(), keyring, stop.clone()));
-    let keyring = tokio::spawn(async move {
-        if let Some(keyring) = keyring {
-            keyring.await;
-        }
-    });
     let uses = tokio::spawn(token_uses::keep(path.clone(), authenticator.clone(), stop.clone()));
-    let server =
-        routes::server(path.clone(), (authenticator.clone(), joiner), lander.clone(), signed, pushers.clone(), upload, hosts);
+    let server = routes::server(
+        path.clone(),
+        (authenticator.clone(), joiner),
+        lander.clone(),
+        signed,
+        pushers.clone(),
+        upload,
+        hosts,
+    );
     let over_ssh =
         OverSsh::new(server.receive.clone(), server.upload.clone(), lander.published.clone(), speaker, audit);
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, authenticator, stop.clone()));
@@ -114,7 +111,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, keyring, joining, beside);
+    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, of_hosts, beside);
     // Nobody can send a job to the landing thread now: it ends after its current step.
     let ended = tokio::task::spawn_blocking(move || landing.join()).await?;
     written.cancel();
@@ -148,6 +145,30 @@ fn guard(flags: &ServeFlags) -> anyhow::Result<()> {
 fn user_id(name: &str) -> anyhow::Result<u32> {
     let found = nix::unistd::User::from_name(name).with_context(|| format!("cannot look up the user {name}"))?;
     Ok(found.with_context(|| format!("--ssh-user: this machine has no user {name}"))?.uid.as_raw())
+}
+
+/// Makes what proves names and the way in for hosts that join, and starts what keeps the keys of
+/// hosts.
+fn prove_hosts(
+    flags: &ServeFlags,
+    path: &Path,
+    lander: &Lander,
+    (audit, stop): (AuditLog, &CancellationToken),
+) -> (Authenticator, Joiner, JoinHandle<()>) {
+    let (keyring, keys) = watch::channel(Arc::default());
+    let (joiner, waiting) = Joiner::new(lander.access.clone(), keys.clone());
+    let sessions = Sessions::new(keys, lander.access.clone());
+    let authenticator = authenticator(flags, path, lander, (sessions, joiner.clone(), audit));
+    let follow = keyring::follow(path.to_owned(), lander.published.clone(), keyring, stop.clone());
+    let joining = tokens::run(lander.clone(), waiting, stop.clone());
+    // An open server asks nobody who they are.
+    let is_open = flags.open;
+    let task = tokio::spawn(async move {
+        if !is_open {
+            tokio::join!(follow, joining);
+        }
+    });
+    (authenticator, joiner, task)
 }
 
 /// Makes what proves names, and says who is let in.

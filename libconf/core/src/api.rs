@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host_key::HostKey;
+use crate::host_key::{BadHostKey, HostKey};
 use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence, SourceName};
 
 /// Event `snapshot` on `GET /api/v1/events?datacenter=<id>/<version>`, with the sequence as its id.
@@ -121,12 +121,31 @@ pub struct SessionRequest {
     /// `conf-session 1`, `datacenter ID/VERSION`, `host NAME`, `nonce NONCE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
-    /// The public key that has signed, for hosts whose key no inventory lists.
+    /// The public key that has signed, for hosts whose key no inventory lists. What is none proves
+    /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<HostKey>,
+    pub key: Option<KeyText>,
     /// A join token, for a host that is not known by its key yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<SecretText>,
+}
+
+/// What somebody says is a host's public key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyText(pub String);
+
+impl KeyText {
+    /// Reads it.
+    pub fn key(&self) -> Result<HostKey, BadHostKey> {
+        self.0.parse()
+    }
+}
+
+impl From<&HostKey> for KeyText {
+    fn from(key: &HostKey) -> Self {
+        KeyText(key.to_string())
+    }
 }
 
 /// A secret on its way, which logs do not show.
@@ -146,7 +165,7 @@ impl fmt::Debug for SecretText {
 #[serde(deny_unknown_fields)]
 pub struct JoinRequest {
     /// The public key.
-    pub key: HostKey,
+    pub key: KeyText,
     /// The join token that the host has shown.
     pub join: SecretText,
 }

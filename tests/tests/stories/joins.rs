@@ -1,12 +1,13 @@
 //! Hosts that join: one token for all of a datacenter, and then each by the first key that it shows.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
-use tests::http::Answer;
+use tests::http::{Address, Answer};
 use tests::program::{built, command, run, text};
 use tests::site::{Pointers, instance, token_in};
 use tests::{Plan, Reader, Site, eventually};
@@ -37,6 +38,14 @@ fn refused(answer: &Answer, words: &str) {
     assert!(answer.status == 401 && said.contains(words), "{words:?} was expected, and not {} {said}", answer.status);
 }
 
+/// Joins, once the server has read the inventory.
+fn joined(address: &Address, host: &str, file: &Path, token: &str) -> Value {
+    eventually("the host to join", || {
+        let answer = join(address, host, file, token);
+        if answer.status == 200 { Ok(answer.json()) } else { Err(answer.text()) }
+    })
+}
+
 /// The tokens, as an administrator sees them.
 fn tokens(site: &Site) -> Vec<Value> {
     let listed = site.master.run(&["token", "list", "--json"]);
@@ -62,8 +71,7 @@ fn hosts_that_join_together_follow_by_their_keys() {
     thread::scope(|scope| {
         for (file, name) in &hosts {
             scope.spawn(|| {
-                let answer = join(&slave, name, file, &token);
-                assert_eq!(answer.status, 200, "{}", answer.text());
+                joined(&slave, name, file, &token);
             });
         }
     });
@@ -109,18 +117,16 @@ fn the_first_key_of_a_host_counts_until_an_administrator_revokes_it() {
     let token = fleet(&site);
     let (slave, master) = (site.slave().unproven(), site.master.unproven());
     let ((own, _), (other, _)) = (identity(&site, "web-1"), identity(&site, "other"));
-    let answer = join(&slave, "web-1", &own, &token);
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let bearer = answer.json()["bearer"].as_str().expect("a bearer").to_owned();
-    let at_slave = slave.clone().with(&bearer);
-    let answer = join(&master, "web-1", &own, "");
-    let at_master = master.clone().with(answer.json()["bearer"].as_str().expect("the key alone is enough"));
+    let bearer = |opened: Value| opened["bearer"].as_str().expect("a bearer").to_owned();
+    let at_slave = slave.clone().with(&bearer(joined(&slave, "web-1", &own, &token)));
+    // The key alone is enough from then on.
+    let at_master = master.clone().with(&bearer(joined(&master, "web-1", &own, "")));
     for server in [&slave, &master] {
         refused(&join(server, "web-1", &other, &token), "has joined with another key");
         refused(&join(server, "web-2", &own, &token), "each host needs one of its own");
     }
     // It is a host: it reads its datacenter, and has no other right.
-    let status = |address: &tests::http::Address, path: &str| address.get(path).expect("an answer").status.as_u16();
+    let status = |address: &Address, path: &str| address.get(path).expect("an answer").status.as_u16();
     assert_eq!(status(&at_slave, "/api/v1/status"), 200);
     assert_eq!(status(&at_master, "/api/v1/datacenters/us-west/v1"), 200);
     assert_eq!(status(&at_master, "/api/v1/tokens"), 403);
@@ -135,8 +141,7 @@ fn the_first_key_of_a_host_counts_until_an_administrator_revokes_it() {
     for server in [&slave, &master] {
         refused(&join(server, "web-1", &own, &token), "its key was revoked; make another one");
     }
-    let answer = join(&slave, "web-1", &other, &token);
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    joined(&slave, "web-1", &other, &token);
     let id = tokens(&site).into_iter().find(|one| one["name"] == "web-1" && one["good"] == true).expect("it joined");
     let rotated = site.master.run(&["token", "rotate", id["id"].as_str().expect("an id")]);
     assert!(!rotated.status.success() && text(&rotated).contains("is the key of the host"), "{}", text(&rotated));
@@ -154,7 +159,9 @@ fn who_may_join_is_said_by_the_token_and_the_inventory() {
     let ended = make("ended", &["--join", "us-west/v1"]);
     revoke(&site, "ended");
     let (slave, master) = (site.slave().unproven(), site.master.unproven());
+    let (file, _) = identity(&site, "first");
     for server in [&slave, &master] {
+        joined(server, "first", &file, &token);
         refused(&join(server, "web-1", &own, &wrong), "the token is not known here");
         refused(&join(server, "web-1", &own, &far), "for host that joins eu-north/v1");
         refused(&join(server, "web-1", &own, &late), "expired");
@@ -170,9 +177,8 @@ fn who_may_join_is_said_by_the_token_and_the_inventory() {
         refused(&join(server, "web-3", &other, &token), "this is no proof of the host web-3");
         refused(&join(server, "web-2", &other, &token), "this is no proof of the host web-2");
     }
-    let answer = join(&slave, "web-1", &other, &token);
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let session = slave.clone().with(answer.json()["bearer"].as_str().expect("a bearer"));
+    let opened = joined(&slave, "web-1", &other, &token);
+    let session = slave.clone().with(opened["bearer"].as_str().expect("a bearer"));
     assert_eq!(session.get("/api/v1/status").expect("an answer").status, 200);
     list(&site, &format!("inventories:\n  hosts:\n    web-2: {{key: {other_key}}}\n"));
     eventually("the session to end with the host's place in the inventory", || {

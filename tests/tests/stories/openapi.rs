@@ -52,6 +52,7 @@ checks.positive_data_acceptance.enabled = false
 include-name = "POST /api/v1/sessions"
 # A signature of the right shape proves no host.
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "404"]
+checks.negative_data_rejection.expected-statuses = ["400", "401", "404", "413", "429"]
 
 [[operations]]
 include-path-regex = "^/conf.git/"
@@ -73,6 +74,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409"]
 include-name = "POST /api/v1/sessions"
 # A signature of the right shape proves no host.
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "404"]
+checks.negative_data_rejection.expected-statuses = ["400", "401", "404", "413", "429"]
 
 [[operations]]
 include-path-regex = "^/conf.git/"

@@ -29,7 +29,7 @@ fn routes() -> Vec<(Method, String)> {
     let of_path = |(path, about): (&String, &Value)| -> Vec<(Method, String)> {
         let path = path.replace("{section}", "services/web").replace("{kind}", "services");
         let path = path.replace("{id}", "us-west").replace("{version}", "v1").replace("{name}", "web");
-        let path = path.replace("{token}", "0123456789ab");
+        let path = path.replace("{token}", "0123456789ab").replace("{host}", "web-1");
         assert!(!path.contains('{'), "{path}");
         let has = methods.into_iter().filter(|method| about.get(method).is_some());
         has.map(|method| (method.to_uppercase().parse().expect("a method"), path.clone())).collect()

@@ -313,7 +313,8 @@ impl Authenticator {
 fn joining(request: &SessionRequest) -> Option<Joining> {
     let SessionRequest { datacenter, host, key, join, .. } = request;
     let token = join.as_ref().filter(|text| Token::is_for_joining(&text.0))?.0.parse().ok()?;
-    Some(Joining { datacenter: datacenter.clone(), host: host.clone(), key: key.clone()?, token })
+    let key = key.as_ref()?.key().ok()?;
+    Some(Joining { datacenter: datacenter.clone(), host: host.clone(), key, token })
 }
 
 /// What somebody asks for.

@@ -12,11 +12,7 @@ use age::{DecryptError, Decryptor, secrecy::ExposeSecret as _, ssh, x25519};
 use ssh_key::{Algorithm, LineEnding, PrivateKey, rand_core::OsRng};
 use zeroize::Zeroizing;
 
-use crate::{
-    git::create_file,
-    host_key::HostKey,
-    secret::value::MAX_VALUE_BYTES,
-};
+use crate::{git::create_file, host_key::HostKey, secret::value::MAX_VALUE_BYTES};
 
 /// The most bytes of a key file; any real one is far smaller.
 const MAX_FILE_BYTES: u64 = 64 << 10;

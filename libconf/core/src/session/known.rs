@@ -1,21 +1,29 @@
 //! The keys by which hosts are known now: those of the inventories, and those with which hosts
 //! joined.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use libconf::name::{DatacenterName, HostName};
 use tokio::sync::watch;
 
-use crate::access::AccessTable;
+use crate::access::{AccessTable, Named, Scope};
 use crate::secret::HostKey;
 use crate::session::keyring::Keyring;
-use crate::session::sessions::SessionHost;
 
 /// The newest keys of hosts. Where an inventory has a key for a host, that one counts alone.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownKeys {
     listed: watch::Receiver<Arc<Keyring>>,
     joined: watch::Receiver<Arc<AccessTable>>,
+}
+
+/// A host that proved itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SessionHost {
+    pub(crate) datacenter: DatacenterName,
+    pub(crate) host: HostName,
+    pub(crate) key: HostKey,
 }
 
 impl KnownKeys {
@@ -60,5 +68,14 @@ impl KnownKeys {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+impl SessionHost {
+    /// Whom it proves.
+    pub(crate) fn principal(&self) -> Option<Named> {
+        let scope = Scope::Host { datacenter: self.datacenter.clone(), host: self.host.clone() };
+        let name = self.host.as_str().parse().ok()?;
+        Some(Named { name, groups: BTreeSet::new(), scope, token: None })
     }
 }

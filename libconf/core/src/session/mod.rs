@@ -6,11 +6,11 @@ mod keyring;
 mod known;
 mod sessions;
 
-pub(crate) use crate::session::{
-    known::KnownKeys,
-    sessions::{NoSession, SessionHost},
-};
 pub use crate::session::{
     keyring::{HostKeys, Keyring},
     sessions::Sessions,
+};
+pub(crate) use crate::session::{
+    known::{KnownKeys, SessionHost},
+    sessions::NoSession,
 };

@@ -4,7 +4,6 @@
 //! key is made at its start and leaves it nowhere: so a session is good at one server, until that
 //! restarts, until its time is over, or until the host is not known by that key any more.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,16 +12,14 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac as _};
-use libconf::name::{DatacenterName, HostName};
 use sha2::Sha256;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::access::{AccessTable, Named, Scope, Unproven};
+use crate::access::{AccessTable, Unproven};
 use crate::api::{MOST_SIGNATURE_BYTES, SessionAnswer, SessionRequest};
-use crate::secret::HostKey;
 use crate::session::keyring::Keyring;
-use crate::session::known::KnownKeys;
+use crate::session::known::{KnownKeys, SessionHost};
 use crate::sign::verify_session;
 
 /// How every bearer begins; a token begins with `conf_`.
@@ -45,14 +42,6 @@ pub struct Sessions {
     /// Times are counted from here: no clock that jumps ends a session, or makes it longer.
     start: Instant,
     keys: KnownKeys,
-}
-
-/// A host that proved itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SessionHost {
-    pub(crate) datacenter: DatacenterName,
-    pub(crate) host: HostName,
-    pub(crate) key: HostKey,
 }
 
 /// What a nonce or a bearer is made of, as URL-safe base64: a time in seconds, for a bearer the
@@ -101,6 +90,7 @@ impl Sessions {
         if !is_new || !self.is_code(NONCE, time, &code) {
             return Err(NoSession::Nonce);
         }
+        let shown = shown.as_ref().and_then(|text| text.key().ok());
         let known = self.keys.of(datacenter, host, shown.as_ref());
         let joining = shown.as_ref().filter(|key| self.keys.may_join(datacenter, host, key));
         let key = known.as_ref().or(joining).ok_or(NoSession::Unlisted)?;
@@ -140,7 +130,8 @@ impl Sessions {
         }
         let (named, key) = name.split_once(' ')?;
         let (datacenter, host) = named.rsplit_once('/')?;
-        let host = SessionHost { datacenter: datacenter.parse().ok()?, host: host.parse().ok()?, key: key.parse().ok()? };
+        let host =
+            SessionHost { datacenter: datacenter.parse().ok()?, host: host.parse().ok()?, key: key.parse().ok()? };
         self.keys.knows(&host).then_some((host, time))
     }
 
@@ -188,15 +179,6 @@ impl FromStr for Coded {
     }
 }
 
-impl SessionHost {
-    /// Whom it proves.
-    pub(crate) fn principal(&self) -> Option<Named> {
-        let scope = Scope::Host { datacenter: self.datacenter.clone(), host: self.host.clone() };
-        let name = self.host.as_str().parse().ok()?;
-        Some(Named { name, groups: BTreeSet::new(), scope, token: None })
-    }
-}
-
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sessions")
@@ -205,10 +187,12 @@ impl fmt::Debug for Sessions {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use libconf::name::DatacenterName;
 
     use super::*;
-    use crate::access::{TokenEntry, TokenHash};
+    use crate::access::{Scope, TokenEntry, TokenHash};
     use crate::secret::Identity;
     use crate::session::HostKeys;
     use crate::sign::sign_session;
@@ -342,7 +326,7 @@ mod tests {
         let unlisted = || HostKeys::from([("web-9".parse().unwrap(), None), ("web-8".parse().unwrap(), None)]);
         let shows = |host: &str, of: &Identity| {
             let request = signed(&site.sessions, host, of, 0);
-            SessionRequest { key: Some(of.recipient().clone()), ..request }
+            SessionRequest { key: Some(of.recipient().into()), ..request }
         };
         let answer = |request: &SessionRequest| site.sessions.answer_at(request, 0).map(|one| one.bearer.unwrap());
         assert_eq!(answer(&shows("web-1", &site.other)), Err(NoSession::Signature), "the inventory names a key");
@@ -350,7 +334,7 @@ mod tests {
         list(unlisted());
         assert_eq!(answer(&shows("web-9", &site.own)), Err(NoSession::MayJoin));
         // Who shows a key has it.
-        let foreign = SessionRequest { key: Some(site.other.recipient().clone()), ..shows("web-9", &site.own) };
+        let foreign = SessionRequest { key: Some(site.other.recipient().into()), ..shows("web-9", &site.own) };
         assert_eq!(answer(&foreign), Err(NoSession::Signature));
         let join = |revoked: Option<i64>| {
             let (key, mut table) = (site.own.recipient().clone(), AccessTable::default());

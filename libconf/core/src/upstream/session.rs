@@ -88,7 +88,7 @@ impl Upstream {
         };
         asked.signature = sign_session((&asked.datacenter, &asked.host), &nonce, identity);
         asked.nonce = Some(nonce);
-        asked.key = Some(identity.recipient().clone());
+        asked.key = Some(identity.recipient().into());
         asked.join = self.credentials.join().map(|token| SecretText(token.to_string()));
         let (bearer, lives): (Arc<str>, _) = match self.ask(&asked).await? {
             Said::Answer(SessionAnswer { bearer: Some(bearer), lives, .. }) if is_letters(&bearer, MOST_OF_BEARER) => {

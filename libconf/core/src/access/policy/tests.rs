@@ -167,6 +167,7 @@ fn a_policy_needs_an_administrator_who_has_a_token() {
         by: "test".to_owned(),
         expires,
         revoked: None,
+        key: None,
     };
     tokens.put(token("bob", &[], Scope::Policy, Some(100)), 50).unwrap();
     assert!(policy.has_administrator(&tokens, 50));
