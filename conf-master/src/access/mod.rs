@@ -84,7 +84,7 @@ impl Binding {
     pub(crate) fn join_token<'t>(&self, table: &'t AccessTable, now: i64) -> Result<&'t TokenEntry, String> {
         let join = table.find(&self.join, now).map_err(|fault| fault.to_string())?;
         if join.scope != Scope::Join(self.datacenter.clone()) {
-            return Err(format!("the token is for {}, and not for hosts that join {}", join.scope, self.datacenter));
+            return Err(format!("the token is not for hosts that join {1}; it is for: {0}", join.scope, self.datacenter));
         }
         Ok(join)
     }
@@ -179,11 +179,10 @@ impl AccessRequest {
                 let (mut joined, mut why) = (Vec::new(), None);
                 for binding in bindings {
                     // One that cannot join holds up no other.
-                    match binding.entry(&changed, now) {
-                        Ok(entry) => {
-                            put(&mut changed, entry, now)?;
-                            joined.push(format!("{}/{}", binding.datacenter, binding.host));
-                        }
+                    let entry = binding.entry(&changed, now);
+                    let put = entry.and_then(|entry| changed.put(entry, now).map_err(|full| full.to_string()));
+                    match put {
+                        Ok(()) => joined.push(format!("{}/{}", binding.datacenter, binding.host)),
                         Err(words) => why = why.or(Some(words)),
                     }
                 }
@@ -215,6 +214,7 @@ fn live<'t>(table: &'t AccessTable, id: &TokenId, now: i64) -> Result<&'t TokenE
 #[cfg(test)]
 mod tests {
     use conf_core::access::Token;
+    use conf_core::secret::Identity;
 
     use super::*;
 
@@ -243,6 +243,52 @@ mod tests {
             let refusal = AccessRequest::Revoke(id).apply(&table, "root", 1061).unwrap_err();
             assert!(refusal.reason.contains(words), "{}", refusal.reason);
         }
+    }
+
+    #[test]
+    fn hosts_join_one_by_one_and_none_holds_up_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = |name: &str| Identity::create(&folder.path().join(name)).unwrap().recipient().clone();
+        let lab: DatacenterName = "lab/v1".parse().unwrap();
+        let (join, other) = (Token::generate_for_joining().hash(), Token::generate().hash());
+        let scope = Scope::Join(lab.clone());
+        let fleet = NewToken { name: "fleet".parse().unwrap(), groups: BTreeSet::new(), scope, lives: Some(100) };
+        let (table, _) = AccessRequest::Add(join.clone(), fleet).apply(&AccessTable::default(), "root", 0).unwrap();
+        let (table, _) = AccessRequest::Add(other.clone(), new(None)).apply(&table, "root", 0).unwrap();
+        let (first, second, third) = (key("first"), key("second"), key("third"));
+        let binding = |host: &str, key: &HostKey, join: &TokenHash| Binding {
+            datacenter: lab.clone(),
+            host: host.parse().unwrap(),
+            key: key.clone(),
+            join: join.clone(),
+        };
+        let asked = vec![
+            binding("web-1", &first, &join),
+            binding("web-1", &second, &join),
+            binding("web-2", &first, &join),
+            binding("web-3", &third, &other),
+            binding("web-4", &second, &join),
+        ];
+        let (joined, words) = AccessRequest::Bind(asked.clone()).apply(&table, "conf-master", 50).unwrap();
+        assert_eq!(words, "joined: lab/v1/web-1, lab/v1/web-4");
+        let made: Vec<bool> = asked.iter().map(|one| one.is_made(&joined, 50)).collect();
+        assert_eq!(made, [true, false, false, false, true]);
+        let why = |one: &Binding, at: i64| one.objection(&joined, at).unwrap();
+        assert!(why(&binding("web-1", &third, &join), 50).contains("web-1 has joined with another key"));
+        assert!(why(&asked[2], 50).contains("its key is that of the host lab/v1/web-1"));
+        assert!(why(&asked[3], 50).contains("it is for: as the policy says"));
+        assert!(why(&binding("web-5", &third, &join), 100).contains("expired"));
+        // Who has joined stays when the token is over.
+        assert!(asked[0].is_made(&joined, 200));
+        let id = TokenHash::of_key(&first).id();
+        let (ended, _) = AccessRequest::Revoke(id.clone()).apply(&joined, "root", 60).unwrap();
+        assert!(!asked[0].is_made(&ended, 60));
+        assert!(asked[0].objection(&ended, 60).unwrap().contains("its key was revoked"));
+        let (again, _) = AccessRequest::Bind(vec![binding("web-1", &third, &join)]).apply(&ended, "x", 61).unwrap();
+        assert_eq!(again.find(&TokenHash::of_key(&third), 61).unwrap().by, "fleet");
+        let refused = AccessRequest::Rotate(TokenHash::of_key(&third).id(), other, 0).apply(&again, "root", 62);
+        assert!(refused.unwrap_err().reason.contains("and no token; revoke it"));
+        AccessRequest::Bind(vec![asked[1].clone()]).apply(&joined, "x", 63).unwrap_err();
     }
 
     #[test]

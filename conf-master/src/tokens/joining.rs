@@ -106,10 +106,11 @@ async fn land(lander: &Lander, waiting: Vec<Waiting>) {
         let joined = match binding.objection(&tokens, now()) {
             _ if binding.is_made(&tokens, now()) => Ok(()),
             Some(words) => Err(NotJoined::Refused(words)),
-            // The landing itself was refused.
+            // The landing itself was refused, or there was no room for this one.
             None => {
                 let why = outcome.refusals.iter().flatten().next();
-                Err(NotJoined::Later(why.map_or_else(|| "it did not land".to_owned(), ToString::to_string)))
+                let full = || "there is no room for more hosts that join".to_owned();
+                Err(NotJoined::Later(why.map_or_else(full, ToString::to_string)))
             }
         };
         // A host that has gone asks again.

@@ -163,7 +163,7 @@ fn who_may_join_is_said_by_the_token_and_the_inventory() {
     for server in [&slave, &master] {
         joined(server, "first", &file, &token);
         refused(&join(server, "web-1", &own, &wrong), "the token is not known here");
-        refused(&join(server, "web-1", &own, &far), "for host that joins eu-north/v1");
+        refused(&join(server, "web-1", &own, &far), "it is for: host that joins eu-north/v1");
         refused(&join(server, "web-1", &own, &late), "expired");
         refused(&join(server, "web-1", &own, &ended), "revoked");
         // Another kind of token joins nothing, and a cut one is none.

@@ -11,8 +11,10 @@ use crate::host_key::HostKey;
 
 /// The format that this program writes; it refuses to read a higher one.
 const FORMAT: u32 = 1;
-/// Programs, people, and hosts that the inventories do not list with a key.
+/// Programs, people, and hosts that have a token.
 const MOST_TOKENS: usize = 20_000;
+/// The hosts that join one datacenter. Those of the others, and tokens, have room of their own.
+const MOST_JOINED: usize = 20_000;
 /// 90 days, in seconds: how long a token that is over is listed, and told from an unknown one.
 const KEPT_AFTER_END: i64 = 90 * 24 * 3600;
 
@@ -76,6 +78,9 @@ pub enum BadTable {
     /// There is no room for more.
     #[error("{MOST_TOKENS} tokens are good already; revoke some")]
     Full,
+    /// There is no room for more hosts.
+    #[error("{MOST_JOINED} hosts have joined {0} already; revoke the keys of those that are gone")]
+    FullOfHosts(DatacenterName),
 }
 
 /// Why a token proves nothing.
@@ -111,6 +116,10 @@ impl TokenEntry {
     /// Tells whether it is for this host.
     pub fn is_of(&self, datacenter: &DatacenterName, host: &HostName) -> bool {
         matches!(&self.scope, Scope::Host { datacenter: own, host: name } if own == datacenter && name == host)
+    }
+
+    fn has_joined(&self, datacenter: &DatacenterName) -> bool {
+        self.key.is_some() && matches!(&self.scope, Scope::Host { datacenter: own, .. } if own == datacenter)
     }
 
     /// The reason why it proves nothing at `now`, in seconds since 1970.
@@ -201,8 +210,18 @@ impl AccessTable {
     pub fn put(&mut self, entry: TokenEntry, now: i64) -> Result<(), BadTable> {
         self.tokens.retain(|_, one| !one.is_forgotten(now));
         if !self.tokens.contains_key(&entry.hash) {
-            if self.tokens.values().filter(|one| one.fault(now).is_none()).count() >= MOST_TOKENS {
-                return Err(BadTable::Full);
+            let live = self.tokens.values().filter(|one| one.fault(now).is_none());
+            match (&entry.key, &entry.scope) {
+                (Some(_), Scope::Host { datacenter, .. }) => {
+                    if live.filter(|one| one.has_joined(datacenter)).count() >= MOST_JOINED {
+                        return Err(BadTable::FullOfHosts(datacenter.clone()));
+                    }
+                }
+                _ => {
+                    if live.filter(|one| one.key.is_none()).count() >= MOST_TOKENS {
+                        return Err(BadTable::Full);
+                    }
+                }
             }
             // Those that are over are listed for people, and take no room from others.
             while self.tokens.len() >= 2 * MOST_TOKENS {
@@ -225,6 +244,7 @@ fn is_for_policy(scope: &Scope) -> bool {
 mod tests {
     use super::*;
     use crate::access::token::Token;
+    use crate::secret::Identity;
 
     fn entry(token: &Token) -> TokenEntry {
         TokenEntry {
@@ -293,5 +313,17 @@ mod tests {
         assert_eq!(over.tokens().count(), 2 * MOST_TOKENS);
         let first = one(9, None).hash;
         assert!(over.tokens().all(|found| found.hash != first));
+        // Hosts that join one datacenter take no room from tokens, or from those of another.
+        let folder = tempfile::tempdir().unwrap();
+        let key = Identity::create(&folder.path().join("identity")).unwrap().recipient().clone();
+        let joined = |number: usize, of: &str| {
+            let (datacenter, host) = (of.parse().unwrap(), format!("web-{number}").parse().unwrap());
+            TokenEntry { scope: Scope::Host { datacenter, host }, key: Some(key.clone()), ..one(number, None) }
+        };
+        let full = AccessTable::of((0..MOST_JOINED).map(|number| joined(number, "lab/v1")), false);
+        let words = put(&full, joined(MOST_JOINED, "lab/v1")).unwrap_err().to_string();
+        assert!(words.contains("20000 hosts have joined lab/v1 already"), "{words}");
+        put(&full, joined(MOST_JOINED, "lab/v2")).unwrap();
+        put(&full, one(MOST_JOINED, None)).unwrap();
     }
 }
