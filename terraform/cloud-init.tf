@@ -15,7 +15,7 @@ locals {
         role    = "master", package = "conf_master", volume = local.master_volume
         reads   = [], secrets = []
         writes  = ["shared/*", "admin/*", "slave/*", "consul/*", "jobs/*"]
-        details = { NAMES = join(" ", local.master_names), JOB_HOSTS = join(" ", local.job_names), KMS_KEY = local.key_arn }
+        details = { MASTER_NAMES = join(" ", local.master_names), JOB_HOSTS = join(" ", local.job_names), KMS_KEY = local.key_arn }
       }
       slave = {
         role    = "slave", package = "conf_slave", volume = local.slave_volume
@@ -62,4 +62,12 @@ locals {
     common   = file("${path.module}/scripts/common.sh")
     script   = file("${path.module}/scripts/${machine.role}.sh")
   }) }
+
+  # The first content, as commands: see outputs.tf.
+  push = templatefile("${path.module}/templates/push.txt.tftpl", {
+    name       = var.name
+    region     = var.region
+    datacenter = var.datacenter
+    url        = length(var.push_from) > 0 ? "https://master.${var.domain}:7400" : "https://localhost:7400"
+  })
 }

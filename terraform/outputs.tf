@@ -24,12 +24,7 @@ output "reach" {
 }
 
 output "push" {
-  value = templatefile("${path.module}/templates/push.txt.tftpl", {
-    name       = var.name
-    region     = var.region
-    datacenter = var.datacenter
-    url        = length(var.push_from) > 0 ? "https://master.${var.domain}:7400" : "https://localhost:7400"
-  })
+  value       = local.push
   description = "What to push where: the first content, as commands for a shell."
 }
 

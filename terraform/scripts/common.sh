@@ -19,20 +19,20 @@ fail() {
 # Only Debian's awscli of later versions reads the variable itself.
 aws_() { aws ${AWS_ENDPOINT_URL:+--endpoint-url "$AWS_ENDPOINT_URL"} --cli-connect-timeout 10 --cli-read-timeout 30 "$@"; }
 
-# wait_for WHAT COMMAND… repeats the command until it ends with 0, and ends after SECONDS_TO_WAIT. A command that ends with 2
-# says that waiting is of no use.
+# wait_for WHAT COMMAND… repeats the command until it ends with 0, and ends after SECONDS_TO_WAIT. The command leaves its reason
+# in WHY. One that ends with 2 says that waiting is of no use.
 wait_for() {
-    local what=$1 end=$((SECONDS + SECONDS_TO_WAIT)) said=0 result
+    local what=$1 end=$((SECONDS + SECONDS_TO_WAIT)) next=0 said="" result
     shift
     while true; do
-        result=0
+        result=0 WHY=
         "$@" || result=$?
         [ "$result" != 0 ] || return 0
-        [ "$result" != 2 ] || exit 1
-        [ "$SECONDS" -lt "$end" ] || fail "waited $SECONDS_TO_WAIT s for $what, in vain; the next try is in 30 s"
-        if [ "$SECONDS" -ge "$said" ]; then
-            tell "waits for $what"
-            said=$((SECONDS + 60))
+        [ "$result" != 2 ] || fail "$what: $WHY"
+        [ "$SECONDS" -lt "$end" ] || fail "waited $SECONDS_TO_WAIT s for $what, in vain${WHY:+: $WHY}; the next try is in 30 s"
+        if [ "$SECONDS" -ge "$next" ] || [ "$WHY" != "$said" ]; then
+            tell "waits for $what${WHY:+: $WHY}"
+            said=$WHY next=$((SECONDS + 60))
         fi
         sleep 2
     done
@@ -41,17 +41,23 @@ wait_for() {
 # debian PACKAGE… installs those of Debian's packages that are not here yet.
 debian() {
     local package missing=()
-    dpkg --configure --pending # What a cut has left half done.
+    # What a cut has left half done. A package that cannot be finished may be what a newer one replaces.
+    dpkg --configure --pending || tell "goes on with a package that is half installed"
     for package; do
-        dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+        has "$package" || missing+=("$package")
     done
     [ ${#missing[@]} = 0 ] || wait_for "Debian's packages ${missing[*]}" install_debian "${missing[@]}"
 }
-install_debian() (
-    umask 022
-    apt-get -o DPkg::Lock::Timeout=300 -qq update &&
-        apt-get -o DPkg::Lock::Timeout=300 -qq --yes --no-install-recommends install "$@" >/dev/null
-)
+has() { dpkg-query --show --showformat '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+install_debian() { apt update && apt install "$@"; }
+# The files of /etc that this setup has written stay.
+apt() {
+    if ! (umask 022 && apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold -qq --yes --no-install-recommends \
+        --allow-downgrades "$@" >"$STATE/apt.log" 2>&1); then
+        WHY=$(grep '^E:\|rror' "$STATE/apt.log" | tail -n 3 | tr '\n' ' ')
+        return 1
+    fi
+}
 
 # fetched URL SHA256 prints the path of the file with this sum, which it fetches when it is not here yet.
 fetched() {
@@ -70,10 +76,13 @@ fetched() {
     echo "$file"
 }
 fetch() {
+    local fetch=(curl --fail --silent --show-error --location --proto '=https' --max-time 600 --output "$2" "$1")
     case $1 in
-        s3://*) aws_ s3 cp --only-show-errors "$1" "$2" ;;
-        *) curl --fail --silent --show-error --location --proto '=https' --max-time 600 --output "$2" "$1" ;;
+        s3://*) fetch=(aws_ s3 cp --only-show-errors "$1" "$2") ;;
     esac
+    WHY=$("${fetch[@]}" 2>&1) && return
+    WHY=${WHY##*$'\n'}
+    return 1
 }
 
 # package URL SHA256 installs a .deb, unless it was the last one that was installed from here.
@@ -83,22 +92,23 @@ package() {
     name=$(dpkg-deb --field "$file" Package)
     if [ "$(cat "$STATE/installed-$name" 2>/dev/null)" != "$2" ]; then
         tell "installs $name $(dpkg-deb --field "$file" Version)"
-        chmod 755 "$STATE" "$STATE/packages" # apt reads the file as a user of its own.
-        wait_for "the installation of $name" install_file "$file"
+        wait_for "the installation of $name" install_file "$file" "$name"
         echo "$2" >"$STATE/installed-$name"
     fi
 }
-install_file() (
-    umask 022
-    # The files of /etc that this setup has written stay.
-    apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold \
-        -qq --yes --no-install-recommends --allow-downgrades install "$1" >/dev/null
-)
+# By dpkg itself, which also takes another file of the same version, and one in place of a package that is half installed.
+install_file() {
+    (umask 022 && dpkg --force-confold --install "$1") >"$STATE/dpkg.log" 2>&1 && return
+    # What it needs besides.
+    apt update && apt --fix-broken install && has "$2" && return
+    WHY="$(grep 'rror\|not \|depends' "$STATE/dpkg.log" | head -n 3 | tr -s '\n ' ' ')${WHY:+; $WHY}"
+    return 1
+}
 
 # volume FOLDER mounts the volume of this machine there. It makes a file system only where the volume has never had anything on
 # it, and notes that it does so: a cut in the middle is completed, and a volume that holds anything is never formatted.
 volume() {
-    local folder=$1 note=$STATE/formats-${VOLUME##*/} uuid
+    local folder=$1 note=$STATE/formats-${VOLUME##*/}
     wait_for "the volume $VOLUME" test -b "$VOLUME"
     if [ ! -e "$note" ] && ! blkid --probe "$VOLUME" >/dev/null; then
         if ! cmp --silent --bytes=16777216 "$VOLUME" /dev/zero; then
@@ -114,33 +124,40 @@ volume() {
         rm "$note"
         sync "$STATE"
     fi
-    uuid=$(blkid --probe --match-tag UUID --output value "$VOLUME")
-    install -d -m 755 "$folder"
-    if ! grep -qF "UUID=$uuid" /etc/fstab; then
-        printf 'UUID=%s %s ext4 defaults,nofail,noatime 0 2\n' "$uuid" "$folder" >>/etc/fstab
-        systemctl daemon-reload
-    fi
-    mountpoint -q "$folder" || mount "$folder"
+    mounted "$folder" "$VOLUME" defaults,nofail,noatime
     # A volume that grew has room to use.
     resize2fs "$VOLUME" >/dev/null 2>&1 || tell "the file system on $VOLUME could not grow"
 }
 
+# mounted FOLDER WHAT OPTIONS mounts it now and at each boot.
+mounted() {
+    local line="$2 $1 auto $3 0 0"
+    [ -d "$1" ] || install -d -m 755 "$1"
+    if ! grep -qxF "$line" /etc/fstab; then
+        sed "\\# $1 #d" /etc/fstab >/etc/fstab.new # Of a volume before this one.
+        echo "$line" >>/etc/fstab.new
+        chmod 644 /etc/fstab.new
+        mv /etc/fstab.new /etc/fstab
+        systemctl daemon-reload
+    fi
+    mountpoint -q "$1" || mount "$1"
+}
+
 # parameter NAME FILE writes the value of a parameter below the fleet's path to a file, in one step, and waits until it is there.
-parameter() { wait_for "the parameter $PARAMETERS/$1, which conf-master's machine writes" read_parameter "$@"; }
+parameter() { wait_for "the parameter $PARAMETERS/$1 (conf-master's machine writes it)" read_parameter "$@"; }
 read_parameter() {
-    local name=$PARAMETERS/$1 file=$2 error
-    if ! error=$(aws_ ssm get-parameter --with-decryption --name "$name" --query Parameter.Value --output text 2>&1 >"$file.new"); then
-        case $error in
-            *ParameterNotFound*) return 1 ;;
+    if ! WHY=$(aws_ ssm get-parameter --with-decryption --name "$PARAMETERS/$1" --query Parameter.Value --output text 2>&1 >"$2.new"); then
+        WHY=${WHY##*$'\n'}
+        case $WHY in
+            *ParameterNotFound*) WHY= ;;
             *AccessDenied*)
-                tell "may not read the parameter $name: ${error##*$'\n'}. See the role of this instance, and the policy of the KMS key"
+                WHY="may not be read: $WHY. See the role of this instance, and the policy of the KMS key"
                 return 2
                 ;;
         esac
-        tell "the parameter $name cannot be read: ${error##*$'\n'}"
         return 1
     fi
-    [ -s "$file.new" ] && mv "$file.new" "$file"
+    [ -s "$2.new" ] && mv "$2.new" "$2"
 }
 
 # once NAME FILE is 'parameter' where the file is not there yet.
@@ -164,7 +181,6 @@ lasts() { openssl x509 -in "$1" -noout -checkend $((DAYS_BEFORE_END * 86400)) >/
 
 # configure UNIT FILE writes standard input to the file and sees that the unit runs with it.
 configure() {
-    install -d -m 755 "${2%/*}"
     cat >"$2.new"
     chmod 644 "$2.new"
     # In this order a cut leaves nothing that runs with another file than this one.

@@ -21,6 +21,7 @@ main() {
         once "consul/token-$name" "$ETC/token-$name"
     done
     certificate "$ETC" consul consul/tls
+    printf 'X-Consul-Token: %s\n' "$(cat "$ETC/token-management")" >"$ETC/header"
     serve
     enter_tokens
     tell "done: Consul serves https://consul.$DOMAIN:8501"
@@ -61,7 +62,7 @@ disable_update_check = true
 END
     owned "$ETC/consul.hcl.new" consul 600
     if ! cmp --silent "$ETC/consul.hcl.new" "$ETC/consul.hcl"; then
-        systemctl stop consul.service 2>/dev/null || true
+        systemctl stop consul.service 2>/dev/null || true # As in 'configure'.
         mv "$ETC/consul.hcl.new" "$ETC/consul.hcl"
     fi
     rm -f "$ETC/consul.hcl.new"
@@ -95,7 +96,7 @@ leads() { asks GET /v1/status/leader | grep -q ':'; }
 asks() {
     local body=()
     [ "$1" != PUT ] || body=(--data-binary @-)
-    curl --silent --show-error --max-time 30 --cacert "$ETC/ca.crt" --header "@$ETC/header" --request "$1" "${body[@]}" "$API$2" 2>/dev/null
+    curl --silent --max-time 30 --cacert "$ETC/ca.crt" --header "@$ETC/header" --request "$1" "${body[@]}" "$API$2"
 }
 
 # The policies of conf-slave and of hosts, and their tokens, of which the text is given.

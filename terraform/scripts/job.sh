@@ -10,7 +10,6 @@ main() {
     debian awscli ca-certificates curl git openssl
     start_agent
     package "$PACKAGE_URL" "$PACKAGE_SHA256"
-    install -d -m 755 "$ETC"
     once shared/ca "$ETC/ca.crt"
     once shared/trusted-key "$ETC/trusted.pub"
     chmod 644 "$ETC/ca.crt" "$ETC/trusted.pub"
@@ -26,7 +25,7 @@ run_agent() {
     install -d -m 755 "$unit"
     printf '[Service]\nEnvironment=CONSUL_HTTP_TOKEN_FILE=%s\n' "$ETC/consul.token" >"$unit/consul.conf"
     chmod 644 "$unit/consul.conf"
-    configure conf-local.service "$ETC/conf-local.yaml" <<END
+    configure conf-local.service "$ETC/config.yaml" <<END
 # Written by conf-setup from the variables of terraform.
 datacenter: $DATACENTER
 host: $MACHINE

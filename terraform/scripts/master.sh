@@ -4,18 +4,21 @@
 # shellcheck source=common.sh
 . /usr/local/lib/conf-setup/common.sh
 
-HOME_FOLDER=/var/lib/conf-master
-REPOSITORY=$HOME_FOLDER/conf.git
-SECRETS=$HOME_FOLDER/setup # For root alone: the authority's key, tokens on their way, what was published already.
-TLS=$HOME_FOLDER/tls
+DISK=/var/lib/conf-volume        # The volume. Only its folder 'master' is conf-master's own.
+HOME_FOLDER=/var/lib/conf-master # That folder, where the package wants it.
+REPOSITORY=$HOME_FOLDER/central.git
+SECRETS=$DISK/setup # For root alone: the authority's key, tokens on their way, what was published already.
+TLS=$DISK/tls
 DAYS=365
 
 main() {
     debian awscli ca-certificates curl git openssl
     start_agent
-    volume "$HOME_FOLDER"
+    volume "$DISK"
+    install -d -m 750 "$DISK/master"
+    mounted "$HOME_FOLDER" "$DISK/master" "bind,nofail,x-systemd.requires-mounts-for=$DISK"
     package "$PACKAGE_URL" "$PACKAGE_SHA256"
-    install -d -m 755 -o conf-master -g conf-master "$HOME_FOLDER"
+    chown conf-master:conf-master "$HOME_FOLDER"
     install -d -m 700 "$SECRETS" "$SECRETS/tokens"
     make_repository
     make_certificates
@@ -31,14 +34,14 @@ make_repository() {
         if [ ! -e "$making/whole" ]; then
             rm -rf "$making"
             install -d -m 700 -o conf-master -g conf-master "$making"
-            runuser -u conf-master -- conf-master init --repo "$making/conf.git" >/dev/null
+            runuser -u conf-master -- conf-master init --repo "$making/central.git" >/dev/null
             : >"$making/whole"
             sync
         fi
-        for file in "$making"/conf.git.*; do
+        for file in "$making"/central.git.*; do
             [ ! -e "$file" ] || mv "$file" "$HOME_FOLDER/"
         done
-        mv "$making/conf.git" "$REPOSITORY"
+        mv "$making/central.git" "$REPOSITORY"
         sync
     fi
     rm -rf "$making"
@@ -51,12 +54,12 @@ make_certificates() {
         mv "$SECRETS/ca.key.new" "$SECRETS/ca.key"
     fi
     if [ ! -s "$TLS/ca.crt" ]; then
-        openssl req -x509 -key "$SECRETS/ca.key" -days 3650 -subj "/CN=configuration of $DATACENTER" -out "$TLS/ca.crt.new"
+        openssl req -x509 -key "$SECRETS/ca.key" -days 3650 -subj "/CN=configuration" -out "$TLS/ca.crt.new"
         chmod 644 "$TLS/ca.crt.new"
         mv "$TLS/ca.crt.new" "$TLS/ca.crt"
     fi
     local names=IP:127.0.0.1 name
-    for name in $NAMES; do
+    for name in $MASTER_NAMES; do
         names+=,DNS:$name
     done
     make_certificate master "$names"
@@ -83,10 +86,14 @@ make_certificate() {
 
 serve() {
     local name names=
-    for name in $NAMES; do
+    for name in $MASTER_NAMES; do
         names+="${names:+, }$name"
     done
-    configure conf-master.service /etc/conf-master/conf-master.yaml <<END
+    # Without the volume it does not start, and does not find an empty folder.
+    install -d -m 755 /etc/systemd/system/conf-master.service.d
+    printf '[Unit]\nRequiresMountsFor=%s\n' "$HOME_FOLDER" >/etc/systemd/system/conf-master.service.d/volume.conf
+    chmod 644 /etc/systemd/system/conf-master.service.d/volume.conf
+    configure conf-master.service /etc/conf-master/config.yaml <<END
 # Written by conf-setup from the variables of terraform.
 repo: $REPOSITORY
 listen: 0.0.0.0:7400
@@ -149,7 +156,7 @@ publish() {
     note=$(published "$1")
     sum=$(sha256sum <"$3")
     if [ "$(cat "$note" 2>/dev/null)" != "$sum" ]; then
-        wait_for "the parameter $PARAMETERS/$1 to be written" put_parameter "$@"
+        wait_for "the parameter $PARAMETERS/$1, which this machine writes" put_parameter "$@"
         tell "wrote the parameter $PARAMETERS/$1"
         mkdir -p "${note%/*}"
         echo "$sum" >"$note.new"
@@ -158,16 +165,18 @@ publish() {
 }
 published() { echo "$SECRETS/published$PARAMETERS/$1"; }
 put_parameter() {
-    local error key=()
+    local key=()
     [ "$2" = String ] || key=(--key-id "$KMS_KEY")
     # By a file, since other users of the machine see a command line.
-    if ! error=$(aws_ ssm put-parameter --name "$PARAMETERS/$1" --type "$2" "${key[@]}" --value "file://$3" --overwrite 2>&1 >/dev/null); then
-        tell "the parameter $PARAMETERS/$1 cannot be written: ${error##*$'\n'}"
-        case $error in
-            *AccessDenied*) return 2 ;;
-        esac
-        return 1
-    fi
+    WHY=$(aws_ ssm put-parameter --name "$PARAMETERS/$1" --type "$2" "${key[@]}" --value "file://$3" --overwrite 2>&1 >/dev/null) && return
+    WHY=${WHY##*$'\n'}
+    case $WHY in
+        *AccessDenied*)
+            WHY="may not be written: $WHY. See the role of this instance, and the policy of the KMS key"
+            return 2
+            ;;
+    esac
+    return 1
 }
 
 main

@@ -11,8 +11,7 @@ main() {
     start_agent
     [ -z "$VOLUME" ] || volume "$HOME_FOLDER"
     package "$PACKAGE_URL" "$PACKAGE_SHA256"
-    install -d -m 755 "$ETC"
-    install -d -m 755 -o conf-slave -g conf-slave "$HOME_FOLDER"
+    chown conf-slave:conf-slave "$HOME_FOLDER"
     once shared/ca "$ETC/ca.crt"
     once shared/trusted-key "$ETC/trusted.pub"
     chmod 644 "$ETC/ca.crt" "$ETC/trusted.pub"
@@ -30,7 +29,7 @@ serve() {
     install -d -m 755 "$unit"
     printf '[Service]\nEnvironment=CONSUL_HTTP_TOKEN_FILE=%s\n' "$ETC/consul.token" >"$unit/consul.conf"
     chmod 644 "$unit/consul.conf"
-    configure conf-slave.service "$ETC/conf-slave.yaml" <<END
+    configure conf-slave.service "$ETC/config.yaml" <<END
 # Written by conf-setup from the variables of terraform.
 datacenter: $DATACENTER
 central: [https://master.$DOMAIN:7400]
