@@ -82,6 +82,7 @@ impl Access {
             by: OWN_NAME.to_owned(),
             expires: None,
             revoked: None,
+            key: None,
         };
         let table = watch::Sender::new(Arc::new(table_of(good.as_ref(), &own)));
         let change = AtomicU64::new(good.as_ref().map_or(0, |good| good.central.0));
@@ -140,7 +141,7 @@ fn table_of(statement: Option<&AccessEvent>, own: &TokenEntry) -> AccessTable {
 pub(crate) fn objection(who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
     let writes_keys = uri.path().starts_with("/v1/") && !matches!(*method, Method::GET | Method::HEAD);
     match who.named().map(|named| &named.scope) {
-        Some(Scope::Policy | Scope::Host { .. }) if writes_keys => {
+        Some(Scope::Policy | Scope::Host { .. } | Scope::Join(_)) if writes_keys => {
             Err(format!("{who} may not write keys; that needs the token of a conf-slave"))
         }
         _ => Ok(()),
@@ -154,7 +155,7 @@ pub(crate) fn may_report(who: &Principal, host: &HostName) -> bool {
         Principal::Named(named) => match &named.scope {
             Scope::Host { host: own, .. } => own == host,
             Scope::Slave(_) => true,
-            Scope::Policy => false,
+            Scope::Policy | Scope::Join(_) => false,
         },
         Principal::Anybody | Principal::Owner(_) | Principal::Server => true,
     }
@@ -191,6 +192,7 @@ mod tests {
                 name: "web-1".parse().unwrap(),
                 scope: Scope::Slave("lab/*".to_owned()),
                 expires: None,
+                key: None,
             };
             let statement = AccessEvent {
                 central: Sequence(central),

@@ -26,6 +26,8 @@ mod mirror;
 mod freshness;
 /// Branches, packing and the search for damage.
 mod upkeep;
+/// Hosts that join by a token for many.
+mod joins;
 /// The hosts' reports and their way up.
 mod reports;
 /// The pointers in Consul.

@@ -37,6 +37,7 @@ use crate::{
     follow::{self, Statements},
     freshness::{self, FRESHNESS, Heard},
     http::{self as api, EmbeddedConsul, View},
+    joins::Joins,
     mirror::{self, Mirror},
     problems::Problems,
     publish::Publisher,
@@ -62,11 +63,17 @@ async fn listen(at: SocketAddr, gate: Gate, tls: Option<ServerTls>) -> anyhow::R
 }
 
 /// Makes what proves names, and takes the keys of hosts.
-fn proving(access: &Arc<Access>, log: AuditLog) -> (Authenticator, KeysOfHosts) {
+fn proving(access: &Arc<Access>, joins: Joins, log: AuditLog) -> (Authenticator, KeysOfHosts) {
     let (sender, keys) = watch::channel(Arc::default());
-    let authenticator = Authenticator::with_sessions(access.subscribe(), Sessions::new(keys), access::objection);
-    let list = Arc::clone(access);
-    (authenticator.audited(log, move || list.version()), sender)
+    let sessions = Sessions::new(keys, access.subscribe());
+    let (list, joins) = (Arc::clone(access), Arc::new(joins));
+    let authenticator = Authenticator::with_sessions(access.subscribe(), sessions, access::objection)
+        .audited(log, move || list.version())
+        .joining(move |one| {
+            let joins = Arc::clone(&joins);
+            Box::pin(async move { joins.join(one).await })
+        });
+    (authenticator, sender)
 }
 
 /// A conf-slave with its socket bound and its mirror open.
@@ -123,7 +130,8 @@ impl Slave {
         let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
         let target = options.audit_log.unwrap_or_else(|| AuditTarget::File(state.join("audit.jsonl")));
         let (log, audit) = AuditLog::open(target, &metrics)?;
-        let hosts = proving(&access, log);
+        let joins = Joins::new(options.datacenter.clone(), Arc::clone(&upstreams), access.subscribe());
+        let hosts = proving(&access, joins, log);
         let gate = Gate::new(&options.common.allowed_hosts).guarded(hosts.0.clone());
         let (listener, address) = listen(options.listen, gate, tls).await?;
         let beside = web::bind_health(options.common.metrics_listen, &options.common.allowed_hosts).await?;

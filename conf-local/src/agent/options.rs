@@ -81,7 +81,8 @@ pub struct RunOptions {
     /// The public key of conf-master: a `.pub` or an `allowed_signers` file.
     #[arg(long, value_name = "FILE")]
     pub(crate) trusted_key: PathBuf,
-    /// A file with the token for surrogates and the central repository; read again when it changes.
+    /// A file with the token for surrogates and the central repository, or with the join token of the
+    /// datacenter, which this host shows once; read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// TLS with the servers that this program asks.

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use conf_core::access::{AccessTable, Scope, TokenEntry, TokenHash, TokenId};
-use libconf::name::{GroupName, PrincipalName};
+use conf_core::secret::HostKey;
+use libconf::name::{DatacenterName, GroupName, HostName, PrincipalName};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Refusal, RefusalKind};
+use crate::text::some_of;
 
 /// Whom a new token proves, and for how long.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,7 +35,7 @@ impl NewToken {
             return refused(format!("`{SERVER}` is the name of the server itself; choose another one"));
         }
         if self.scope != Scope::Policy && !self.groups.is_empty() {
-            return refused("a token for a conf-slave or a host gives no groups".to_owned());
+            return refused("a token for a conf-slave or for hosts gives no groups".to_owned());
         }
         let Scope::Slave(pattern) = &self.scope else { return Ok(()) };
         let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/*?".contains(&byte);
@@ -59,7 +61,69 @@ pub(crate) enum AccessRequest {
     /// Adds the token with this hash for the same principal, and ends the old one after so many
     /// seconds.
     Rotate(TokenId, TokenHash, u32),
+    /// Has hosts known by their keys, each of which has shown a join token.
+    Bind(Vec<Binding>),
 }
+
+/// A host's key, and the join token that the host has shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Binding {
+    pub(crate) datacenter: DatacenterName,
+    pub(crate) host: HostName,
+    pub(crate) key: HostKey,
+    pub(crate) join: TokenHash,
+}
+
+impl Binding {
+    /// Tells whether the host is known by this key already.
+    pub(crate) fn is_made(&self, table: &AccessTable, now: i64) -> bool {
+        table.bound(&self.datacenter, &self.host, &self.key, now).is_some()
+    }
+
+    /// Finds the join token, or says why the host cannot join by it.
+    pub(crate) fn join_token<'t>(&self, table: &'t AccessTable, now: i64) -> Result<&'t TokenEntry, String> {
+        let join = table.find(&self.join, now).map_err(|fault| fault.to_string())?;
+        if join.scope != Scope::Join(self.datacenter.clone()) {
+            return Err(format!("the token is for {}, and not for hosts that join {}", join.scope, self.datacenter));
+        }
+        Ok(join)
+    }
+
+    /// Says why the host cannot be known by this key.
+    pub(crate) fn objection(&self, table: &AccessTable, now: i64) -> Option<String> {
+        self.entry(table, now).err()
+    }
+
+    /// Makes the entry, or says why there cannot be one.
+    fn entry(&self, table: &AccessTable, now: i64) -> Result<TokenEntry, String> {
+        let Binding { datacenter, host, key, .. } = self;
+        let by = self.join_token(table, now)?.name.to_string();
+        let hash = TokenHash::of_key(key);
+        if let Some(known) = table.by_id(&hash.id()) {
+            return Err(match known.fault(now) {
+                Some(_) => "its key was revoked; make another one: stop the agent, remove the file `identity` from its \
+                            state folder, and start it"
+                    .to_owned(),
+                None => format!("its key is that of the {}; each host needs one of its own", known.scope),
+            });
+        }
+        let mut others = table.tokens().filter(|one| one.key.is_some() && one.is_of(datacenter, host));
+        if let Some(other) = others.find(|one| one.fault(now).is_none()) {
+            let id = other.id();
+            return Err(format!(
+                "{host} has joined with another key; if this is the same host, an administrator says so: \
+                 `conf-master token revoke {id}`"
+            ));
+        }
+        let name = host.as_str().parse().map_err(|bad| format!("{bad}"))?;
+        let scope = Scope::Host { datacenter: datacenter.clone(), host: host.clone() };
+        let (groups, key) = (BTreeSet::new(), Some(key.clone()));
+        Ok(TokenEntry { hash, name, groups, scope, created: now, by, expires: None, revoked: None, key })
+    }
+}
+
+/// The most hosts that a line names.
+const MOST_NAMED: usize = 10;
 
 /// The tokens after a request, and a line about it.
 pub(crate) type Changed = (AccessTable, String);
@@ -80,6 +144,7 @@ impl AccessRequest {
                     by: by.to_owned(),
                     expires: new.lives.map(|lives| now + i64::from(lives)),
                     revoked: None,
+                    key: None,
                 };
                 put(&mut changed, entry, now)?;
                 format!("{} has the new token {}", new.name, hash.id())
@@ -91,6 +156,10 @@ impl AccessRequest {
             }
             AccessRequest::Rotate(id, hash, overlap) => {
                 let old = live(table, id, now)?;
+                if old.key.is_some() {
+                    let words = format!("{id} is the key of the {}, and no token; revoke it", old.scope);
+                    return Err(Refusal::new(RefusalKind::Invalid, words));
+                }
                 let lives = old.expires.map(|end| end - old.created);
                 let (expires, revoked) = (lives.map(|lives| now + lives), None);
                 let new =
@@ -103,6 +172,24 @@ impl AccessRequest {
                 };
                 put(&mut changed, old.clone(), now)?;
                 format!("{} has the new token {} in place of {id}", old.name, hash.id())
+            }
+            AccessRequest::Bind(bindings) => {
+                let (mut joined, mut why) = (Vec::new(), None);
+                for binding in bindings {
+                    // One that cannot join holds up no other.
+                    match binding.entry(&changed, now) {
+                        Ok(entry) => {
+                            put(&mut changed, entry, now)?;
+                            joined.push(format!("{}/{}", binding.datacenter, binding.host));
+                        }
+                        Err(words) => why = why.or(Some(words)),
+                    }
+                }
+                if joined.is_empty() {
+                    let words = why.unwrap_or_else(|| "no host joins".to_owned());
+                    return Err(Refusal::new(RefusalKind::Invalid, words));
+                }
+                format!("joined: {}", some_of(&joined, MOST_NAMED).join(", "))
             }
         };
         Ok((changed, words))

@@ -59,6 +59,7 @@ impl AccessStatements {
             name: one.name.clone(),
             scope: one.scope.clone(),
             expires: one.expires,
+            key: one.key.clone(),
         });
         let (readers, open, signature) = (readers.collect(), *open, String::new());
         let time = time.max(self.began + 1);
@@ -132,6 +133,7 @@ mod tests {
                 by: "test".to_owned(),
                 expires,
                 revoked: None,
+                key: None,
             };
             table.put(entry, now()).unwrap();
         };

@@ -1,8 +1,8 @@
 //! `/api/v1/datacenters`: the components, hosts and deployments of each.
 
 use conf_core::access::Scope;
-use conf_core::api::{DatacenterStatus, SlaveReport};
-use conf_core::http::{Request, Response, Routes, Who, asker, error, json, request};
+use conf_core::api::{DatacenterStatus, JoinRequest, SecretText, SlaveReport};
+use conf_core::http::{Joining, Request, Response, Routes, Who, asker, error, json, request};
 use conf_core::snapshot::Snapshot;
 use http::StatusCode;
 use libconf::name::{DatacenterName, HostName};
@@ -17,6 +17,8 @@ use crate::text::when;
 /// The most bytes of one summary. A conf-slave sends parts of 4 MiB; earlier versions send all
 /// hosts at once.
 const REPORT_BYTES: usize = 32 << 20;
+/// The most bytes of a request to join, which has a few hundred.
+const JOIN_BYTES: usize = 4 << 10;
 /// The most hosts in one answer, and how many there are unless the request says.
 const MOST_HOSTS: u64 = 10_000;
 const SHOWN_HOSTS: u64 = 1000;
@@ -56,6 +58,7 @@ impl HostsQuery {
 
 /// All routes that begin with `/api/v1/datacenters` and have no file of their own.
 pub(crate) fn routes(server: Server) -> Routes {
+    let for_keys = server.clone();
     let with = warp::any().map(move || server.clone());
     let list = warp::path!("api" / "v1" / "datacenters")
         .and(warp::get())
@@ -85,6 +88,13 @@ pub(crate) fn routes(server: Server) -> Routes {
             answer(async move { server.report(name?, request).await })
         },
     );
+    let with = warp::any().map(move || for_keys.clone());
+    let key = datacenter().and(warp::path!("hosts" / String / "key")).and(warp::post()).and(request()).and(with).then(
+        |name: NamedDatacenter, host: String, request: Request, server: Server| {
+            answer(async move { server.join(name?, &host, request).await })
+        },
+    );
+    let report = report.boxed().or(key.boxed()).unify();
     let one = show.boxed().or(log.boxed()).unify().or(hosts.boxed()).unify().or(report.boxed()).unify();
     list.boxed().or(one.boxed()).unify().boxed()
 }
@@ -128,13 +138,24 @@ impl Server {
         .await
     }
 
+    /// Has a host known by its key, which it has proven to the conf-slave that asks.
+    async fn join(&self, datacenter: DatacenterName, host: &str, request: Request) -> Answered {
+        request.check_query(&[])?;
+        let host: HostName = host.parse().map_err(|bad| error(StatusCode::BAD_REQUEST, bad))?;
+        self.snapshot(&datacenter)?;
+        if own_host(&request).is_some_and(|own| own != host) {
+            return Err(error(StatusCode::FORBIDDEN, "a host joins as itself alone"));
+        }
+        let JoinRequest { key, join: SecretText(token) } = request.body.json(JOIN_BYTES).await?;
+        let token = token.parse().map_err(|bad| error(StatusCode::CONFLICT, bad))?;
+        let joined = self.joiner.join(Joining { datacenter, host, key, token }).await;
+        joined.map(|()| json(StatusCode::OK, &serde_json::json!({}))).map_err(|why| why.answer(StatusCode::CONFLICT))
+    }
+
     async fn report(&self, name: DatacenterName, request: Request) -> Answered {
         let snapshot = self.snapshot(&name)?;
         let who = request.who();
-        let own = request.principal.named().and_then(|named| match &named.scope {
-            Scope::Host { host, .. } => Some(host.clone()),
-            Scope::Policy | Scope::Slave(_) => None,
-        });
+        let own = own_host(&request);
         let report: SlaveReport = request.body.json(REPORT_BYTES).await?;
         if own.is_some_and(|own| report.hosts.iter().any(|one| one.host != own)) {
             return Err(error(StatusCode::FORBIDDEN, "a host reports as itself alone"));
@@ -146,6 +167,14 @@ impl Server {
         })
         .await
     }
+}
+
+/// The host that asks, if it is one.
+fn own_host(request: &Request) -> Option<HostName> {
+    request.principal.named().and_then(|named| match &named.scope {
+        Scope::Host { host, .. } => Some(host.clone()),
+        Scope::Policy | Scope::Slave(_) | Scope::Join(_) => None,
+    })
 }
 
 fn status(snapshot: &Snapshot) -> DatacenterStatus {

@@ -34,6 +34,7 @@ use crate::http::policy::{TRIALS_AT_ONCE, TRIALS_WAITING};
 use crate::http::server::{READING_AT_ONCE, READINGS_WAITING, Server, pusher};
 use crate::http::whereabouts::{SEARCHES_AT_ONCE, SEARCHES_WAITING};
 use crate::landing::Lander;
+use crate::tokens::Joiner;
 
 /// Pushes that Git works on at once; more wait.
 const PUSHES_AT_ONCE: usize = 16;
@@ -47,7 +48,7 @@ const RENDERINGS_WAITING: usize = 64;
 /// Makes the server of `repo`, whose changes `lander` lands.
 pub(crate) fn server(
     repo: PathBuf,
-    authenticator: Authenticator,
+    (authenticator, joiner): (Authenticator, Joiner),
     lander: Lander,
     (watermarks, access, freshness): (Watermarks, AccessStatements, FreshnessStatements),
     pushers: Pushers,
@@ -67,6 +68,7 @@ pub(crate) fn server(
         receive: ReceivePack::listing(repo.clone(), upload.spools().clone(), PUSHES_AT_ONCE, environment, refs),
         repo,
         authenticator,
+        joiner,
         lander,
         streams: StreamPlaces::default(),
         watermarks: Arc::new(watermarks),

@@ -22,7 +22,9 @@ pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
         {
             Some(Verb::Read)
         }
-        ["api", "v1", "datacenters", _, _, "hosts"] if is_post => Some(Verb::Report),
+        ["api", "v1", "datacenters", _, _, "hosts"] | ["api", "v1", "datacenters", _, _, "hosts", _, "key"] if is_post => {
+            Some(Verb::Report)
+        }
         // The landing looks at what these change.
         ["conf.git", "git-receive-pack"] | ["api", "v1", "config", "update"] if is_post => None,
         ["api", "v1", "datacenters", _, _, "secrets", ..] => None,
@@ -99,7 +101,9 @@ mod tests {
             (Method::POST, "/conf.git/git-upload-pack", Some(Verb::Read)),
             (Method::POST, "/conf.git/git-receive-pack", None),
             (Method::POST, "/api/v1/datacenters/lab/1/hosts", Some(Verb::Report)),
+            (Method::POST, "/api/v1/datacenters/lab/1/hosts/web-1/key", Some(Verb::Report)),
             (Method::DELETE, "/api/v1/datacenters/lab/1/hosts", Some(Verb::Administer)),
+            (Method::DELETE, "/api/v1/datacenters/lab/1/hosts/web-1/key", Some(Verb::Administer)),
             (Method::GET, "/api/v1/tokens", Some(Verb::Administer)),
             (Method::GET, "//api/v1//tokens/", Some(Verb::Administer)),
             (Method::POST, "/api/v1/new", Some(Verb::Administer)),

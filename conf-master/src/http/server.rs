@@ -19,6 +19,7 @@ use crate::fault::{Fault, Refusal, RefusalKind};
 use crate::inspect::InspectError;
 use crate::landing::{Lander, Published, Pusher};
 use crate::text::some_of;
+use crate::tokens::Joiner;
 
 /// The most datacenters that a refusal names.
 const MOST_NAMED: usize = 50;
@@ -33,6 +34,8 @@ pub(crate) struct Server {
     pub(crate) repo: PathBuf,
     /// Who is let in.
     pub(crate) authenticator: Authenticator,
+    /// Lets hosts join.
+    pub(crate) joiner: Joiner,
     /// The way to the landing thread.
     pub(crate) lander: Lander,
     /// Places for readers of events.

@@ -36,7 +36,8 @@ use crate::landing::{Lander, Told};
 use crate::secrets::{SecretStore, SecretsFor};
 use crate::store::{Landed, Table, damage};
 use crate::text::now;
-use crate::{http as routes, landing, store};
+use crate::tokens::Joiner;
+use crate::{http as routes, landing, store, tokens};
 
 /// Serves until `stop`.
 pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::Result<()> {
@@ -74,8 +75,10 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let writing = tokio::spawn(writer.run(written.clone()));
     let pushers = Pushers::default();
     let (keyring, keys_of_hosts) = watch::channel(Arc::default());
-    let sessions = Sessions::new(keys_of_hosts);
-    let authenticator = authenticator(&flags, &path, &lander, (sessions, audit.clone()));
+    let (joiner, waiting) = Joiner::new(lander.access.clone(), keys_of_hosts.clone());
+    let joining = tokio::spawn(tokens::run(lander.clone(), waiting, stop.clone()));
+    let sessions = Sessions::new(keys_of_hosts, lander.access.clone());
+    let authenticator = authenticator(&flags, &path, &lander, (sessions, joiner.clone(), audit.clone()));
     let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;
     let gate = Gate::new(&flags.common.allowed_hosts).guarded(authenticator.clone());
     let listener = http::bind_tcp(flags.listen, gate).await?.over(tls);
@@ -101,7 +104,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     });
     let uses = tokio::spawn(token_uses::keep(path.clone(), authenticator.clone(), stop.clone()));
     let server =
-        routes::server(path.clone(), authenticator.clone(), lander.clone(), signed, pushers.clone(), upload, hosts);
+        routes::server(path.clone(), (authenticator.clone(), joiner), lander.clone(), signed, pushers.clone(), upload, hosts);
     let over_ssh =
         OverSsh::new(server.receive.clone(), server.upload.clone(), lander.published.clone(), speaker, audit);
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, authenticator, stop.clone()));
@@ -111,7 +114,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, keyring, beside);
+    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, keyring, joining, beside);
     // Nobody can send a job to the landing thread now: it ends after its current step.
     let ended = tokio::task::spawn_blocking(move || landing.join()).await?;
     written.cancel();
@@ -152,7 +155,7 @@ fn authenticator(
     flags: &ServeFlags,
     path: &Path,
     lander: &Lander,
-    (sessions, audit): (Sessions, AuditLog),
+    (sessions, joiner, audit): (Sessions, Joiner, AuditLog),
 ) -> Authenticator {
     let tokens = lander.access.clone();
     let is_empty = tokens.borrow().tokens().all(|one| one.fault(now()).is_some());
@@ -171,6 +174,10 @@ fn authenticator(
         Authenticator::with_sessions(tokens, sessions, move |who, method, uri| {
             let policy = published.borrow().rights.policy.clone();
             rights::objection(&policy, who, method, uri)
+        })
+        .joining(move |one| {
+            let joiner = joiner.clone();
+            Box::pin(async move { joiner.join(one).await })
         })
     };
     let published = lander.published.clone();

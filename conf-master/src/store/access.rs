@@ -113,6 +113,7 @@ mod tests {
             by: by.to_owned(),
             expires: None,
             revoked: None,
+            key: None,
         }
     }
 

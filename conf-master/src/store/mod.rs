@@ -149,6 +149,7 @@ fn first_token(repo: &Repository, token: &Token) -> anyhow::Result<RefTarget> {
         by: "init".to_owned(),
         expires: None,
         revoked: None,
+        key: None,
     };
     let mut table = AccessTable::default();
     table.put(entry, now())?;

@@ -1,5 +1,9 @@
 //! Tokens for those who ask, over HTTP or at the server's own machine: makes them, lists them, ends
-//! them.
+//! them; and `joining`, which lets hosts join by one.
+
+mod joining;
+
+pub(crate) use crate::tokens::joining::{Joiner, run};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,6 +76,9 @@ pub(crate) struct ListedToken {
     pub(crate) used_from: Option<String>,
     /// It proves its name now.
     pub(crate) good: bool,
+    /// It is the key of a host that joined, and no token.
+    #[serde(default)]
+    pub(crate) key: bool,
 }
 
 impl Lander {
@@ -90,11 +97,12 @@ impl Lander {
             }
             TokenCall::Revoke(id) => (AccessRequest::Revoke(id), None),
             TokenCall::Add(new) => {
-                let token = Token::generate();
+                let token = new_for(&new.scope);
                 (AccessRequest::Add(token.hash(), new), Some(token))
             }
             TokenCall::Rotate(id, overlap) => {
-                let token = Token::generate();
+                let scope = self.access.borrow().by_id(&id).map(|one| one.scope.clone());
+                let token = new_for(&scope.unwrap_or_default());
                 (AccessRequest::Rotate(id, token.hash(), overlap), Some(token))
             }
         };
@@ -105,6 +113,13 @@ impl Lander {
         let id = token.as_ref().map(|token| token.hash().id());
         let token = token.map(|token| token.reveal().to_owned());
         Ok(TokenAnswer { token, id, sequence: outcome.sequence, notes: outcome.notes, tokens: None })
+    }
+}
+
+fn new_for(scope: &Scope) -> Token {
+    match scope {
+        Scope::Join(_) => Token::generate_for_joining(),
+        Scope::Policy | Scope::Slave(_) | Scope::Host { .. } => Token::generate(),
     }
 }
 
@@ -121,5 +136,6 @@ fn listed(one: &TokenEntry, used: Option<&TokenUse>) -> ListedToken {
         used: used.map(|used| when(used.at)),
         used_from: used.map(|used| used.from.clone()),
         good: one.fault(now()).is_none(),
+        key: one.key.is_some(),
     }
 }

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host_key::HostKey;
 use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence, SourceName};
 
 /// Event `snapshot` on `GET /api/v1/events?datacenter=<id>/<version>`, with the sequence as its id.
@@ -120,6 +121,34 @@ pub struct SessionRequest {
     /// `conf-session 1`, `datacenter ID/VERSION`, `host NAME`, `nonce NONCE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
+    /// The public key that has signed, for hosts whose key no inventory lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<HostKey>,
+    /// A join token, for a host that is not known by its key yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<SecretText>,
+}
+
+/// A secret on its way, which logs do not show.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(pub String);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText")
+    }
+}
+
+/// Body of `POST /api/v1/datacenters/<id>/<version>/hosts/<host>/key` of conf-master: a conf-slave
+/// asks that the host be known by this key from now on, which the host has proven to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// The public key.
+    pub key: HostKey,
+    /// The join token that the host has shown.
+    pub join: SecretText,
 }
 
 /// Answer to `POST /api/v1/sessions`.

@@ -8,6 +8,8 @@ pub mod privileges;
 pub mod sandbox;
 /// Settings files and `datacenter.yaml` as values with lines; schemas, merging, JSON Pointers.
 pub mod settings;
+/// A host's public key.
+mod host_key;
 /// The JSON that the tiers exchange over HTTP.
 pub mod api;
 /// Text with wildcards: `*` and `?`.
@@ -34,7 +36,7 @@ pub mod git;
 pub mod secret;
 /// SSH signatures on snapshots, watermarks, freshness statements and reports.
 pub mod sign;
-/// Hosts that prove themselves by their identity keys.
+/// Hosts that prove themselves by their identity keys, and join by a token for many.
 pub mod session;
 /// Whether changes may be withheld: how long conf-master was not heard, whatever clocks say.
 pub mod freshness;

@@ -252,6 +252,11 @@ impl Site {
         Host { daemon, name, datacenter: datacenter.to_owned(), state, socket, home: folder }
     }
 
+    /// Gives these flags to the hosts that are made from now on.
+    pub fn flag_hosts(&mut self, flags: &[&str]) {
+        self.plan.host_flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+    }
+
     /// Expects every repository of every tier to be whole, and the ledger unbroken.
     #[track_caller]
     pub fn expect_whole(&self) {

@@ -28,6 +28,7 @@ mod hostile;
 mod hostile_caches;
 mod jinja2;
 mod jobs;
+mod joins;
 mod keys;
 mod kills;
 mod layer_versions;

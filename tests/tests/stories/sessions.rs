@@ -22,11 +22,11 @@ fn site() -> Site {
 }
 
 /// Makes an identity for a host that has not started yet; returns its file and its public key.
-fn identity(site: &Site, host: &str) -> (PathBuf, String) {
+pub(crate) fn identity(site: &Site, host: &str) -> (PathBuf, String) {
     let state = site.folder.path().join(host).join("state");
     fs::create_dir_all(&state).expect("the folder can be made");
     let file = state.join("identity");
-    let identity = Identity::create(&file).expect("an identity");
+    let (identity, _) = Identity::load_or_create(&file).expect("an identity");
     (file, identity.recipient().to_string())
 }
 
@@ -60,6 +60,19 @@ fn signed(address: &Address, host: &str, file: &Path) -> Value {
     let signature = fs::read_to_string(folder.path().join("text.sig")).expect("a signature");
     (body["nonce"], body["signature"]) = (nonce.into(), signature.into());
     body
+}
+
+/// Asks for a session with a join token.
+pub(crate) fn join(address: &Address, host: &str, file: &Path, token: &str) -> Answer {
+    let mut body = signed(address, host, file);
+    (body["key"], body["join"]) = (public(file).into(), token.into());
+    post(address, &body)
+}
+
+/// The public key of a private one.
+fn public(file: &Path) -> String {
+    let output = Command::new("ssh-keygen").arg("-y").arg("-f").arg(file).output().expect("ssh-keygen runs");
+    String::from_utf8(output.stdout).expect("a key is text").trim().to_owned()
 }
 
 /// Opens a session, and returns the address with it.

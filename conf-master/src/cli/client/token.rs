@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use conf_core::access::{Scope, TokenId};
 use conf_core::terminal::{Table, note, print};
 use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
-use libconf::name::{GroupName, PrincipalName};
+use libconf::name::{DatacenterName, GroupName, PrincipalName};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -50,6 +50,10 @@ pub(crate) enum TokenCommand {
         /// It is for one host, which reads its datacenter and reports as itself
         #[arg(long, value_name = "ID/VERSION/HOST", value_parser = host, conflicts_with_all = ["groups", "slave"])]
         host: Option<Scope>,
+        /// It is for all hosts of a datacenter: each joins by it once, and is known by its own key
+        /// from then on
+        #[arg(long, value_name = "ID/VERSION", conflicts_with_all = ["groups", "slave", "host"])]
+        join: Option<DatacenterName>,
         /// When it ends by itself: a time from now, such as 90d or 12h, or a date; without it, when
         /// it is revoked
         #[arg(long, value_name = "WHEN", value_parser = lives)]
@@ -114,8 +118,9 @@ pub(crate) async fn run(flags: &TokenFlags) -> anyhow::Result<ExitCode> {
         TokenCommand::Rotate { id, overlap, out, way } => {
             made(way, TokenCall::Rotate(id.clone(), *overlap), out.as_deref()).await
         }
-        TokenCommand::Add { name, groups, slave, host, expires, out, way } => {
-            let scope = slave.clone().map(Scope::Slave).or_else(|| host.clone()).unwrap_or_default();
+        TokenCommand::Add { name, groups, slave, host, join, expires, out, way } => {
+            let scope = slave.clone().map(Scope::Slave).or_else(|| host.clone());
+            let scope = scope.or_else(|| join.clone().map(Scope::Join)).unwrap_or_default();
             let groups = groups.iter().cloned().collect();
             let new = NewToken { name: name.clone(), groups, scope, lives: *expires };
             made(way, TokenCall::Add(new), out.as_deref()).await
@@ -140,11 +145,12 @@ async fn list(way: &Way) -> anyhow::Result<ExitCode> {
         };
         let from = one.used_from.as_ref().map(|from| format!(" by {from}")).unwrap_or_default();
         let used = one.used.as_ref().map_or_else(|| "never".to_owned(), |at| format!("{at}{from}"));
+        let by_key = if one.key { ", by its key" } else { "" };
         table.add_row([
             one.id.to_string(),
             one.name.to_string(),
             groups.join(", "),
-            one.scope.to_string(),
+            format!("{}{by_key}", one.scope),
             one.by.clone(),
             until,
             used,

@@ -50,6 +50,8 @@ pub enum Scope {
         /// The host.
         host: HostName,
     },
+    /// Hosts of this datacenter: each shows it once, and proves itself by its key from then on.
+    Join(DatacenterName),
 }
 
 impl Principal {
@@ -81,6 +83,7 @@ impl fmt::Display for Scope {
             Scope::Policy => f.write_str("as the policy says"),
             Scope::Slave(pattern) => write!(f, "conf-slave of {pattern}"),
             Scope::Host { datacenter, host } => write!(f, "host {datacenter}/{host}"),
+            Scope::Join(datacenter) => write!(f, "host that joins {datacenter}"),
         }
     }
 }

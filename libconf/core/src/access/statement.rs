@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::principal::Scope;
 use crate::access::table::{AccessTable, TokenEntry};
 use crate::access::token::TokenHash;
+use crate::host_key::HostKey;
 
 /// Event `access` on conf-master's `GET /api/v1/events?datacenter=<id>/<version>`: who may ask a
 /// conf-slave of this datacenter. Only conf-slaves and administrators get it. A conf-slave of an
@@ -44,6 +45,17 @@ pub struct AccessReader {
     /// When it ends by itself, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<i64>,
+    /// The key of a host that joined. The hash is then that of this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<HostKey>,
+}
+
+impl AccessReader {
+    /// Tells whether the key, if there is one, is what the hash says: of the two, the hash is
+    /// signed.
+    pub(crate) fn is_coherent(&self) -> bool {
+        self.key.as_ref().is_none_or(|key| TokenHash::of_key(key) == self.hash)
+    }
 }
 
 impl AccessEvent {
@@ -51,7 +63,7 @@ impl AccessEvent {
     pub(crate) fn text(&self) -> String {
         let AccessEvent { central, time, datacenter, open, readers, .. } = self;
         let mut text = format!("conf-access 1\ndatacenter {datacenter}\ncentral {central}\ntime {time}\nopen {open}\n");
-        for AccessReader { hash, name, scope, expires } in readers {
+        for AccessReader { hash, name, scope, expires, key: _ } in readers {
             let expires = expires.map_or_else(|| "-".to_owned(), |end| end.to_string());
             let _ = writeln!(text, "reader {hash} {name} {expires} {scope}");
         }
@@ -79,6 +91,7 @@ impl AccessEvent {
             by: "conf-master".to_owned(),
             expires: one.expires,
             revoked: None,
+            key: one.key.clone(),
         });
         AccessTable::of(entries, self.open)
     }

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use libconf::name::{GroupName, PrincipalName};
+use libconf::name::{DatacenterName, GroupName, HostName, PrincipalName};
 use serde::{Deserialize, Serialize};
 
 use crate::access::principal::{Named, Scope};
 use crate::access::token::{TokenHash, TokenId};
+use crate::host_key::HostKey;
 
 /// The format that this program writes; it refuses to read a higher one.
 const FORMAT: u32 = 1;
-/// Programs, people and hosts without a key of their own; a fleet's hosts prove themselves by keys.
+/// Programs, people, and hosts that the inventories do not list with a key.
 const MOST_TOKENS: usize = 20_000;
 /// 90 days, in seconds: how long a token that is over is listed, and told from an unknown one.
 const KEPT_AFTER_END: i64 = 90 * 24 * 3600;
@@ -38,6 +39,9 @@ pub struct TokenEntry {
     /// When somebody revoked it, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<i64>,
+    /// The key of a host that joined. There is no token then; the hash is that of this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<HostKey>,
 }
 
 /// All tokens.
@@ -102,6 +106,11 @@ impl TokenEntry {
             scope: self.scope.clone(),
             token: Some(self.id()),
         }
+    }
+
+    /// Tells whether it is for this host.
+    pub fn is_of(&self, datacenter: &DatacenterName, host: &HostName) -> bool {
+        matches!(&self.scope, Scope::Host { datacenter: own, host: name } if own == datacenter && name == host)
     }
 
     /// The reason why it proves nothing at `now`, in seconds since 1970.
@@ -170,6 +179,12 @@ impl AccessTable {
         entry.fault(now).map_or(Ok(entry), Err)
     }
 
+    /// Finds the good entry of a host's key, by which the host joined.
+    pub fn bound(&self, datacenter: &DatacenterName, host: &HostName, key: &HostKey, now: i64) -> Option<&TokenEntry> {
+        let entry = self.find(&TokenHash::of_key(key), now).ok()?;
+        (entry.key.as_ref() == Some(key) && entry.is_of(datacenter, host)).then_some(entry)
+    }
+
     /// Finds a token by the name that people use.
     pub fn by_id(&self, id: &TokenId) -> Option<&TokenEntry> {
         let (_, entry) = self.tokens.range(id.lowest()..).next()?;
@@ -221,6 +236,7 @@ mod tests {
             by: "root".to_owned(),
             expires: Some(200),
             revoked: None,
+            key: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Tokens: 256 random bits, and the hash by which they are known.
+//! Tokens: 256 random bits, and the hash by which they are known. A host's key has such a hash too.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::host_key::HostKey;
+
 /// How every token begins, so that people and scanners for secrets know one when they see it.
 const BEGINNING: &str = "conf_";
+/// How a join token begins: a host does not send it with each request.
+const OF_JOIN: &str = "confj_";
 /// 256 bits: nobody guesses one, and so a plain hash hides it.
 const BYTES: usize = 32;
 /// The most letters that a file with a token may have around it.
@@ -18,8 +22,8 @@ const MOST: usize = 4096;
 /// The letters of a hash by which people name a token.
 const ID_LETTERS: usize = 12;
 
-/// The secret that proves a name: `conf_` and 43 letters. It is printed nowhere but by
-/// [`Token::reveal`].
+/// The secret that proves a name: `conf_` and 43 letters, or for a join token `confj_` and 43. It
+/// is printed nowhere but by [`Token::reveal`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Zeroizing<String>);
 
@@ -41,9 +45,23 @@ pub struct BadToken(&'static str);
 impl Token {
     /// Makes a new one.
     pub fn generate() -> Self {
+        Token::beginning(BEGINNING)
+    }
+
+    /// Makes a new join token.
+    pub fn generate_for_joining() -> Self {
+        Token::beginning(OF_JOIN)
+    }
+
+    fn beginning(beginning: &str) -> Self {
         let bytes = Zeroizing::new(rand::random::<[u8; BYTES]>());
         let letters = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()));
-        Token(Zeroizing::new(format!("{BEGINNING}{}", letters.as_str())))
+        Token(Zeroizing::new(format!("{beginning}{}", letters.as_str())))
+    }
+
+    /// Tells whether a text is meant as a join token.
+    pub fn is_for_joining(text: &str) -> bool {
+        text.starts_with(OF_JOIN)
     }
 
     /// Returns the text, for its owner alone.
@@ -69,7 +87,8 @@ impl FromStr for Token {
             }
             text => text,
         };
-        let letters = text.strip_prefix(BEGINNING).ok_or(BadToken("a token begins with `conf_`"))?;
+        let letters = text.strip_prefix(BEGINNING).or_else(|| text.strip_prefix(OF_JOIN));
+        let letters = letters.ok_or(BadToken("a token begins with `conf_`"))?;
         match URL_SAFE_NO_PAD.decode(letters).map(Zeroizing::new) {
             Ok(bytes) if bytes.len() == BYTES => Ok(Token(Zeroizing::new(text.to_owned()))),
             _ => Err(BadToken("a token is `conf_` and 43 letters; this one is cut off or mistyped")),
@@ -91,6 +110,12 @@ impl TokenId {
 }
 
 impl TokenHash {
+    /// The hash by which a host's key is known. No token has it, since no token begins like this
+    /// text.
+    pub fn of_key(key: &HostKey) -> Self {
+        TokenHash(format!("{:x}", Sha256::digest(format!("conf-key\n{key}\n"))))
+    }
+
     /// How people name the token.
     pub fn id(&self) -> TokenId {
         TokenId(self.0[..ID_LETTERS].to_owned())
@@ -151,6 +176,9 @@ mod tests {
         assert!(!format!("{token:?}{:?}", token.hash()).contains(token.reveal()));
         assert!(token.hash().to_string().starts_with(&token.hash().id().to_string()));
         assert_eq!(token.hash().to_string().parse::<TokenHash>().unwrap(), token.hash());
+        let join = Token::generate_for_joining();
+        assert_eq!(join.reveal().parse::<Token>().unwrap().hash(), join.hash());
+        assert!(Token::is_for_joining(join.reveal()) && !Token::is_for_joining(token.reveal()));
         // A hash that other programs can compute: `printf %s TOKEN | sha256sum`.
         let known = Token(Zeroizing::new("abc".to_owned())).hash().to_string();
         assert_eq!(known, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use reqwest::{Client, ClientBuilder, Error, Method, RequestBuilder, Response, header::AUTHORIZATION};
 
 use crate::{
+    access::Token,
     address::{BaseUrl, Login, hide_login},
     daemon::chain,
     silence::notice_dead_peers,
@@ -124,7 +125,8 @@ impl ConsulCredentials {
     pub(crate) fn current_token(&self) -> Result<Option<String>, String> {
         let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Some(text.trim().to_owned()))
+        // A join token is for the sessions of this host, and no server gets it with each request.
+        Ok(Some(text.trim().to_owned()).filter(|token| !Token::is_for_joining(token)))
     }
 }
 

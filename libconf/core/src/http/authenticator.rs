@@ -17,9 +17,10 @@ use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenI
 use crate::api::SessionRequest;
 use crate::audit::{AuditEntry, AuditLog, Verdict};
 use crate::http::answer::{Response, error, json, text};
+use crate::http::joining::{Joined, Joining, Joins, NotJoined};
 use crate::http::peer::Peer;
 use crate::http::tries::Tries;
-use crate::session::{Keyring, SessionHost, Sessions};
+use crate::session::{KnownKeys, NoSession, SessionHost, Sessions};
 
 /// How clients of Consul send a token.
 const CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
@@ -47,6 +48,7 @@ struct Inner {
     tries: Mutex<Tries>,
     uses: Mutex<BTreeMap<TokenId, TokenUse>>,
     audit: OnceLock<Audit>,
+    joins: OnceLock<Joins>,
 }
 
 /// Where it is written down who was not let in.
@@ -77,7 +79,7 @@ pub(crate) enum Proof {
     /// A token.
     Token(TokenHash, watch::Receiver<Arc<AccessTable>>),
     /// A host's key: what goes on when its session is over goes on.
-    Key(SessionHost, watch::Receiver<Arc<Keyring>>),
+    Key(SessionHost, KnownKeys),
 }
 
 impl Authenticator {
@@ -110,7 +112,7 @@ impl Authenticator {
         may: Box<Objection>,
     ) -> Self {
         let (tries, uses, audit) = (Mutex::default(), Mutex::default(), OnceLock::new());
-        Authenticator(Arc::new(Inner { table, sessions, is_open, may, tries, uses, audit }))
+        Authenticator(Arc::new(Inner { table, sessions, is_open, may, tries, uses, audit, joins: OnceLock::new() }))
     }
 
     /// Writes down who is not let in; `policy` names the rights that hold at that time.
@@ -118,6 +120,14 @@ impl Authenticator {
     pub fn audited(self, log: AuditLog, policy: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
         // The first log stays: there is one for each program.
         let _ = self.0.audit.set(Audit { log, policy: Box::new(policy) });
+        self
+    }
+
+    /// Lets hosts join by what `joins` decides.
+    #[must_use]
+    pub fn joining(self, joins: impl Fn(Joining) -> Joined + Send + Sync + 'static) -> Self {
+        // The first way stays: there is one for each program.
+        let _ = self.0.joins.set(Joins(Arc::new(joins)));
         self
     }
 
@@ -226,28 +236,59 @@ impl Authenticator {
     }
 
     /// Answers a host that opens a session.
-    pub(crate) fn open_session(&self, request: &SessionRequest, peer: Peer) -> Response {
+    pub(crate) async fn open_session(&self, request: &SessionRequest, peer: Peer) -> Response {
         let Some(sessions) = &self.0.sessions else {
             return error(StatusCode::NOT_FOUND, "this server is open: it asks nobody for a token or a session");
         };
-        match sessions.answer(request) {
-            Ok(answer) => json(StatusCode::OK, &answer),
-            Err(fault) => {
-                let (SessionRequest { datacenter, host, .. }, who) = (request, peer.who());
-                let (method, uri) = (&Method::POST, &Uri::from_static(SESSIONS));
-                let why = format!("the host {host} of {datacenter}: {fault}");
-                self.note(&Asked { method, uri, peer }, Verdict::Unproven, (None, None), &why);
-                if self.0.tries.lock().count(who) > MOST_TRIES {
-                    return too_many();
+        let SessionRequest { datacenter, host, .. } = request;
+        let answer = match (sessions.answer(request), joining(request)) {
+            (Err(NoSession::MayJoin), Some(joining)) => match self.join(joining, peer).await {
+                Ok(()) => sessions.answer(request),
+                Err(NotJoined::Refused(words)) => {
+                    let is_told = self.refuse_session(request, peer, &words);
+                    let words = format!("the host {host} of {datacenter} cannot join: {words}");
+                    return if is_told { unproven(&words) } else { too_many() };
                 }
-                tracing::warn!(from = %who, %datacenter, %host, "a host's session was refused: {fault}");
+                Err(later) => return later.answer(StatusCode::UNAUTHORIZED),
+            },
+            (answer, _) => answer,
+        };
+        match answer {
+            Ok(answer) => json(StatusCode::OK, &answer),
+            Err(fault) if self.refuse_session(request, peer, &fault.to_string()) => {
                 // Who is listed is nothing for those who prove nothing.
                 unproven(&format!(
                     "this is no proof of the host {host} of {datacenter}; its `key` in `inventories` must be what \
-                     `conf-local identity` prints there, and the server's log says what is missing"
+                     `conf-local identity` prints there, or its --token-file needs a join token, and the server's log \
+                     says what is missing"
                 ))
             }
+            Err(_) => too_many(),
         }
+    }
+
+    /// Lets a host join.
+    async fn join(&self, joining: Joining, peer: Peer) -> Result<(), NotJoined> {
+        let none = || NotJoined::Refused("nobody can join here".to_owned());
+        let Joins(joins) = self.0.joins.get().ok_or_else(none)?;
+        let (datacenter, host) = (joining.datacenter.clone(), joining.host.clone());
+        joins(joining).await?;
+        tracing::info!(from = %peer.who(), %datacenter, %host, "a host has joined");
+        Ok(())
+    }
+
+    /// Writes down that a host got no session. False when its address has tried too often to be
+    /// told why.
+    fn refuse_session(&self, request: &SessionRequest, peer: Peer, why: &str) -> bool {
+        let (SessionRequest { datacenter, host, .. }, who) = (request, peer.who());
+        let (method, uri) = (&Method::POST, &Uri::from_static(SESSIONS));
+        let words = format!("the host {host} of {datacenter}: {why}");
+        self.note(&Asked { method, uri, peer }, Verdict::Unproven, (None, None), &words);
+        if self.0.tries.lock().count(who) > MOST_TRIES {
+            return false;
+        }
+        tracing::warn!(from = %who, %datacenter, %host, "a host's session was refused: {why}");
+        true
     }
 
     /// Answers a wrong token. Who tries many is told so, and the log says no more of it.
@@ -268,6 +309,13 @@ impl Authenticator {
     }
 }
 
+/// What a host joins with, if it shows that.
+fn joining(request: &SessionRequest) -> Option<Joining> {
+    let SessionRequest { datacenter, host, key, join, .. } = request;
+    let token = join.as_ref().filter(|text| Token::is_for_joining(&text.0))?.0.parse().ok()?;
+    Some(Joining { datacenter: datacenter.clone(), host: host.clone(), key: key.clone()?, token })
+}
+
 /// What somebody asks for.
 struct Asked<'a> {
     method: &'a Method,
@@ -286,12 +334,7 @@ impl Proof {
     pub(crate) async fn ended(self) {
         match self {
             Proof::Token(hash, table) => token_ended(&hash, table).await,
-            Proof::Key(host, mut keys) => {
-                if keys.wait_for(|keys| !host.is_good(keys)).await.is_err() {
-                    // The server stops: its streams end with it.
-                    std::future::pending::<()>().await;
-                }
-            }
+            Proof::Key(host, keys) => keys.forgotten(host).await,
         }
     }
 }
@@ -363,6 +406,7 @@ mod tests {
             by: "root".to_owned(),
             expires,
             revoked: None,
+            key: None,
         }
     }
 

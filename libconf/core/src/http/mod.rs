@@ -13,6 +13,7 @@ mod rates;
 mod spool;
 mod answer;
 mod tries;
+mod joining;
 mod authenticator;
 mod sessions;
 mod description;
@@ -42,6 +43,7 @@ pub use crate::http::{
     events::{Event, events},
     gate::Gate,
     health::{Health, health_routes, no_files_left, watch_disks},
+    joining::{Joined, Joining, NotJoined},
     listener::{Listener, bind_tcp, bind_unix, serve, serve_spooling},
     peer::{Peer, crowded_out},
     places::{StreamPlace, StreamPlaces},

@@ -27,7 +27,7 @@ async fn open(authenticator: Authenticator, request: Request) -> Response {
     }
     let peer = request.peer;
     match request.body.json::<SessionRequest>(LONGEST).await {
-        Ok(asked) => authenticator.open_session(&asked, peer),
+        Ok(asked) => authenticator.open_session(&asked, peer).await,
         Err(refusal) => refusal,
     }
 }

@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     git::create_file,
-    secret::{host_key::HostKey, value::MAX_VALUE_BYTES},
+    host_key::HostKey,
+    secret::value::MAX_VALUE_BYTES,
 };
 
 /// The most bytes of a key file; any real one is far smaller.

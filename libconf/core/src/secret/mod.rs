@@ -4,7 +4,6 @@
 //! folder: `<NAME>/value.age` is sealed to its readers' hosts and to conf-master (`seal`),
 //! `<NAME>/about.json` is an `About` and holds no value.
 
-mod host_key;
 mod declaration;
 mod value;
 mod identity;
@@ -12,9 +11,9 @@ mod sealed;
 #[cfg(test)]
 mod tests;
 
+pub use crate::host_key::{BadHostKey, HostKey};
 pub use crate::secret::{
     declaration::{Declaration, Encoding, Generate, Source},
-    host_key::{BadHostKey, HostKey},
     identity::{Identity, IdentityError, OpenError},
     sealed::{MAX_SEALED_BYTES, SealError, open, seal},
     value::{ABOUT_FILE, About, LeftReader, MAX_VALUE_BYTES, SecretValue, VALUE_FILE},

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::host_key::HostKey;
 use crate::secret::{
-    host_key::HostKey,
     identity::{Identity, OpenError},
     value::{MAX_VALUE_BYTES, SecretValue},
 };

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::secret::host_key::HostKey;
+use crate::host_key::HostKey;
 use libconf::name::{HostName, Sequence};
 
 /// The sealed value, in a secret's folder.

@@ -29,6 +29,14 @@ impl Keyring {
         self.0.len() != before
     }
 
+    /// Tells whether a host may prove itself by a key with which it joined: where the inventory
+    /// lists it with no key that signs, or lists no host at all.
+    pub fn leaves_open(&self, datacenter: &DatacenterName, host: &HostName) -> bool {
+        let signs = |key: &Option<HostKey>| key.as_ref().is_some_and(HostKey::signs);
+        let in_inventory = |hosts: &Arc<HostKeys>| hosts.is_empty() || hosts.get(host).is_some_and(|key| !signs(key));
+        self.0.get(datacenter).is_some_and(in_inventory)
+    }
+
     /// The key of a host, if its inventory lists one that signs.
     pub(crate) fn of(&self, datacenter: &DatacenterName, host: &HostName) -> Option<&HostKey> {
         self.0.get(datacenter)?.get(host)?.as_ref().filter(|key| key.signs())

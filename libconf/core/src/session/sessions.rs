@@ -2,7 +2,7 @@
 //!
 //! A server keeps none of them. It knows its nonces and bearers again by a code over them, whose
 //! key is made at its start and leaves it nowhere: so a session is good at one server, until that
-//! restarts, until its time is over, or until the inventory lists no such key any more.
+//! restarts, until its time is over, or until the host is not known by that key any more.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,10 +18,11 @@ use sha2::Sha256;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::access::{Named, Scope, Unproven};
+use crate::access::{AccessTable, Named, Scope, Unproven};
 use crate::api::{MOST_SIGNATURE_BYTES, SessionAnswer, SessionRequest};
 use crate::secret::HostKey;
 use crate::session::keyring::Keyring;
+use crate::session::known::KnownKeys;
 use crate::sign::verify_session;
 
 /// How every bearer begins; a token begins with `conf_`.
@@ -43,7 +44,7 @@ pub struct Sessions {
     secret: Zeroizing<[u8; CODE]>,
     /// Times are counted from here: no clock that jumps ends a session, or makes it longer.
     start: Instant,
-    keys: watch::Receiver<Arc<Keyring>>,
+    keys: KnownKeys,
 }
 
 /// A host that proved itself.
@@ -51,11 +52,11 @@ pub struct Sessions {
 pub(crate) struct SessionHost {
     pub(crate) datacenter: DatacenterName,
     pub(crate) host: HostName,
-    key: HostKey,
+    pub(crate) key: HostKey,
 }
 
 /// What a nonce or a bearer is made of, as URL-safe base64: a time in seconds, for a bearer the
-/// name of the host, and the code.
+/// name of the host and its key, and the code.
 struct Coded {
     time: u64,
     name: String,
@@ -69,13 +70,18 @@ pub(crate) enum NoSession {
     Nonce,
     #[error("the inventory lists no key for this host that signs")]
     Unlisted,
-    #[error("it is not signed by the key that the inventory lists for this host")]
+    #[error("it is not signed by the key that the inventory lists for this host, or with which it joined")]
     Signature,
+    /// It proved a key by which it is not known yet, and may join by it.
+    #[error("it did not join yet, or the token with which it joined was revoked")]
+    MayJoin,
 }
 
 impl Sessions {
-    /// Knows hosts by the newest of these keys.
-    pub fn new(keys: watch::Receiver<Arc<Keyring>>) -> Self {
+    /// Knows hosts by the newest of these keys: those that are listed, and those with which hosts
+    /// joined.
+    pub fn new(listed: watch::Receiver<Arc<Keyring>>, joined: watch::Receiver<Arc<AccessTable>>) -> Self {
+        let keys = KnownKeys::new(listed, joined);
         Sessions { secret: Zeroizing::new(rand::random()), start: Instant::now(), keys }
     }
 
@@ -85,7 +91,7 @@ impl Sessions {
     }
 
     fn answer_at(&self, request: &SessionRequest, now: u64) -> Result<SessionAnswer, NoSession> {
-        let SessionRequest { datacenter, host, nonce, signature } = request;
+        let SessionRequest { datacenter, host, nonce, signature, key: shown, .. } = request;
         let (Some(nonce), Some(signature)) = (nonce, signature) else {
             let nonce = Some(Coded { time: now, name: String::new(), code: self.code(NONCE, now) }.to_string());
             return Ok(SessionAnswer { nonce, ..SessionAnswer::default() });
@@ -95,14 +101,18 @@ impl Sessions {
         if !is_new || !self.is_code(NONCE, time, &code) {
             return Err(NoSession::Nonce);
         }
-        let key = self.keys.borrow().of(datacenter, host).cloned().ok_or(NoSession::Unlisted)?;
+        let known = self.keys.of(datacenter, host, shown.as_ref());
+        let joining = shown.as_ref().filter(|key| self.keys.may_join(datacenter, host, key));
+        let key = known.as_ref().or(joining).ok_or(NoSession::Unlisted)?;
         let is_signed =
-            signature.len() <= MOST_SIGNATURE_BYTES && verify_session((datacenter, host), nonce, signature, &key);
-        if !is_signed {
-            return Err(NoSession::Signature);
+            signature.len() <= MOST_SIGNATURE_BYTES && verify_session((datacenter, host), nonce, signature, key);
+        match (is_signed, known.is_some()) {
+            (false, _) => return Err(NoSession::Signature),
+            (true, false) => return Err(NoSession::MayJoin),
+            (true, true) => {}
         }
-        let (time, name) = (now + u64::from(LIVES), format!("{datacenter}/{host}"));
-        let code = self.code(&[&name, &key.to_string()], time);
+        let (time, name) = (now + u64::from(LIVES), format!("{datacenter}/{host} {key}"));
+        let code = self.code(&[&name], time);
         let bearer = Some(format!("{BEGINNING}{}", Coded { time, name, code }));
         Ok(SessionAnswer { bearer, lives: Some(LIVES), ..SessionAnswer::default() })
     }
@@ -122,18 +132,20 @@ impl Sessions {
         if end <= now { Err(Unproven::Expired) } else { Ok(host) }
     }
 
-    /// Reads a bearer that is of this server, and of a key that the inventory still lists.
+    /// Reads a bearer that is of this server, and of a key by which the host is still known.
     fn read(&self, bearer: &str) -> Option<(SessionHost, u64)> {
         let Coded { time, name, code } = bearer.strip_prefix(BEGINNING)?.parse().ok()?;
-        let (datacenter, host) = name.rsplit_once('/')?;
-        let (datacenter, host) = (datacenter.parse().ok()?, host.parse().ok()?);
-        let key = self.keys.borrow().of(&datacenter, &host).cloned()?;
-        let is_own = self.is_code(&[&name, &key.to_string()], time, &code);
-        is_own.then_some((SessionHost { datacenter, host, key }, time))
+        if !self.is_code(&[&name], time, &code) {
+            return None;
+        }
+        let (named, key) = name.split_once(' ')?;
+        let (datacenter, host) = named.rsplit_once('/')?;
+        let host = SessionHost { datacenter: datacenter.parse().ok()?, host: host.parse().ok()?, key: key.parse().ok()? };
+        self.keys.knows(&host).then_some((host, time))
     }
 
     /// Follows the keys.
-    pub(crate) fn keys(&self) -> watch::Receiver<Arc<Keyring>> {
+    pub(crate) fn keys(&self) -> KnownKeys {
         self.keys.clone()
     }
 
@@ -183,11 +195,6 @@ impl SessionHost {
         let name = self.host.as_str().parse().ok()?;
         Some(Named { name, groups: BTreeSet::new(), scope, token: None })
     }
-
-    /// Tells whether the host has still the key by which it proved itself.
-    pub(crate) fn is_good(&self, keys: &Keyring) -> bool {
-        keys.of(&self.datacenter, &self.host) == Some(&self.key)
-    }
 }
 
 impl fmt::Debug for Sessions {
@@ -201,7 +208,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::access::{TokenEntry, TokenHash};
     use crate::secret::Identity;
+    use crate::session::HostKeys;
     use crate::sign::sign_session;
 
     struct Site {
@@ -209,7 +218,15 @@ mod tests {
         own: Identity,
         other: Identity,
         sender: watch::Sender<Arc<Keyring>>,
+        joined: watch::Sender<Arc<AccessTable>>,
         sessions: Sessions,
+    }
+
+    impl Site {
+        /// Another server with the same keys, or this one after a restart.
+        fn again(&self) -> Sessions {
+            Sessions::new(self.sender.subscribe(), self.joined.subscribe())
+        }
     }
 
     fn keyring(hosts: &[(&str, &Identity)]) -> Arc<Keyring> {
@@ -225,7 +242,8 @@ mod tests {
         let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
         let (own, other) = (make("own"), make("other"));
         let (sender, keys) = watch::channel(keyring(&[("web-1", &own), ("web-2", &other)]));
-        Site { _folder: folder, own, other, sender, sessions: Sessions::new(keys) }
+        let (joined, table) = watch::channel(Arc::default());
+        Site { _folder: folder, own, other, sender, joined, sessions: Sessions::new(keys, table) }
     }
 
     fn request(host: &str) -> SessionRequest {
@@ -234,6 +252,8 @@ mod tests {
             host: host.parse().unwrap(),
             nonce: None,
             signature: None,
+            key: None,
+            join: None,
         }
     }
 
@@ -254,7 +274,7 @@ mod tests {
         assert_eq!((host.datacenter.to_string(), host.host.as_str()), ("lab/v1".to_owned(), "web-1"));
         assert_eq!(site.sessions.find_at(&bearer, 606), Err(Unproven::Expired));
         // Another server, or this one after a restart.
-        let again = Sessions::new(site.sessions.keys());
+        let again = site.again();
         assert_eq!(again.find_at(&bearer, 6), Err(Unproven::Unknown));
     }
 
@@ -281,7 +301,7 @@ mod tests {
                 NoSession::Nonce
             );
         }
-        let foreign = Sessions::new(site.sessions.keys());
+        let foreign = site.again();
         assert_eq!(refused(&signed(&foreign, "web-1", &site.own, 100), 100), NoSession::Nonce);
     }
 
@@ -301,12 +321,71 @@ mod tests {
         let nonce = site.sessions.answer_at(&request("web-1"), 0).unwrap().nonce.unwrap();
         assert_eq!(site.sessions.find_at(&format!("{BEGINNING}{nonce}"), 1), Err(Unproven::Unknown));
         let host = site.sessions.find_at(&first, 1).unwrap();
-        assert!(host.is_good(&site.sender.borrow()));
+        assert!(site.sessions.keys().knows(&host));
         site.sender.send_replace(keyring(&[("web-1", &site.other), ("web-2", &site.other)]));
         assert_eq!(site.sessions.find_at(&first, 1), Err(Unproven::Unknown));
-        assert!(!host.is_good(&site.sender.borrow()));
+        assert!(!site.sessions.keys().knows(&host));
         site.sessions.find_at(&second, 1).unwrap();
         site.sender.send_replace(Arc::default());
         assert_eq!(site.sessions.find_at(&second, 1), Err(Unproven::Unknown));
+    }
+
+    #[test]
+    fn a_key_with_which_a_host_joined_counts_where_the_inventory_names_none() {
+        let site = site();
+        let lab: DatacenterName = "lab/v1".parse().unwrap();
+        let list = |hosts: HostKeys| {
+            let mut keys = Keyring::default();
+            keys.put(&lab, &Arc::new(hosts));
+            site.sender.send_replace(Arc::new(keys));
+        };
+        let unlisted = || HostKeys::from([("web-9".parse().unwrap(), None), ("web-8".parse().unwrap(), None)]);
+        let shows = |host: &str, of: &Identity| {
+            let request = signed(&site.sessions, host, of, 0);
+            SessionRequest { key: Some(of.recipient().clone()), ..request }
+        };
+        let answer = |request: &SessionRequest| site.sessions.answer_at(request, 0).map(|one| one.bearer.unwrap());
+        assert_eq!(answer(&shows("web-1", &site.other)), Err(NoSession::Signature), "the inventory names a key");
+        assert_eq!(answer(&shows("web-9", &site.own)), Err(NoSession::Unlisted));
+        list(unlisted());
+        assert_eq!(answer(&shows("web-9", &site.own)), Err(NoSession::MayJoin));
+        // Who shows a key has it.
+        let foreign = SessionRequest { key: Some(site.other.recipient().clone()), ..shows("web-9", &site.own) };
+        assert_eq!(answer(&foreign), Err(NoSession::Signature));
+        let join = |revoked: Option<i64>| {
+            let (key, mut table) = (site.own.recipient().clone(), AccessTable::default());
+            let entry = TokenEntry {
+                hash: TokenHash::of_key(&key),
+                name: "web-9".parse().unwrap(),
+                groups: BTreeSet::new(),
+                scope: Scope::Host { datacenter: lab.clone(), host: "web-9".parse().unwrap() },
+                created: 0,
+                by: "fleet".to_owned(),
+                expires: None,
+                revoked,
+                key: Some(key),
+            };
+            table.put(entry, 0).unwrap();
+            site.joined.send_replace(Arc::new(table));
+        };
+        join(None);
+        let bearer = answer(&shows("web-9", &site.own)).unwrap();
+        assert!(bearer.len() < MOST);
+        let host = site.sessions.find_at(&bearer, 1).unwrap();
+        assert_eq!(answer(&shows("web-8", &site.own)), Err(NoSession::MayJoin), "it joined under another name");
+        // The inventory lists no hosts, or this one by its key, and then not any more.
+        list(HostKeys::default());
+        site.sessions.find_at(&bearer, 1).unwrap();
+        list(HostKeys::from([("web-9".parse().unwrap(), Some(site.own.recipient().clone()))]));
+        site.sessions.find_at(&bearer, 1).unwrap();
+        list(HostKeys::from([("web-9".parse().unwrap(), Some(site.other.recipient().clone()))]));
+        assert_eq!(site.sessions.find_at(&bearer, 1), Err(Unproven::Unknown));
+        list(HostKeys::from([("web-7".parse().unwrap(), None)]));
+        assert_eq!(site.sessions.find_at(&bearer, 1), Err(Unproven::Unknown));
+        list(unlisted());
+        site.sessions.find_at(&bearer, 1).unwrap();
+        join(Some(1));
+        assert_eq!(site.sessions.find_at(&bearer, 1), Err(Unproven::Unknown));
+        assert!(!site.sessions.keys().knows(&host));
     }
 }

@@ -1,6 +1,6 @@
 //! Signatures on statements about who may ask a conf-slave.
 
-use crate::access::AccessEvent;
+use crate::access::{AccessEvent, AccessReader};
 use crate::sign::key::{KeyError, SigningKey};
 use crate::sign::trusted::TrustedKeys;
 use libconf::name::DatacenterName;
@@ -20,6 +20,9 @@ pub fn verify_access(statement: &AccessEvent, datacenter: &DatacenterName, keys:
     if statement.datacenter != *datacenter {
         return Err(KeyError::BadSignature(format!("it is the list of {}", statement.datacenter)));
     }
+    if !statement.readers.iter().all(AccessReader::is_coherent) {
+        return Err(KeyError::BadSignature("a key in it is not the one that was signed".to_owned()));
+    }
     keys.verify_present(NAMESPACE, statement.text().as_bytes(), &statement.signature)
 }
 
@@ -28,7 +31,8 @@ mod tests {
     use libconf::name::Sequence;
 
     use super::*;
-    use crate::access::{AccessReader, Scope, Token};
+    use crate::access::{Scope, Token, TokenHash};
+    use crate::secret::Identity;
     use crate::sign::key::public_path;
 
     #[test]
@@ -44,14 +48,18 @@ mod tests {
             name: "web-1".parse().unwrap(),
             scope: Scope::Host { datacenter: "lab/v1".parse().unwrap(), host: "web-1".parse().unwrap() },
             expires,
+            key: None,
         };
+        let identity = |name: &str| Identity::create(&folder.path().join(name)).unwrap().recipient().clone();
+        let (joined, foreign) = (identity("joined"), identity("foreign"));
+        let joined = AccessReader { hash: TokenHash::of_key(&joined), key: Some(joined), ..reader(None) };
         let datacenter: DatacenterName = "lab/v1".parse().unwrap();
         let statement = AccessEvent {
             central: Sequence(9),
             time: 100,
             datacenter: datacenter.clone(),
             open: false,
-            readers: vec![reader(None), reader(Some(200))],
+            readers: vec![reader(None), reader(Some(200)), joined],
             signature: String::new(),
         };
         let good = sign_access(statement, &key).unwrap();
@@ -73,6 +81,10 @@ mod tests {
             change(&mut changed);
             assert!(verify_access(&changed, &datacenter, &trusted).is_err(), "{at}");
         }
+        // The hash of a key is signed, and so no other key counts.
+        let mut changed = good.clone();
+        changed.readers[2].key = Some(foreign);
+        verify_access(&changed, &datacenter, &trusted).unwrap_err();
         let copied = AccessEvent { datacenter: "lab/v2".parse().unwrap(), ..good };
         verify_access(&copied, &copied.datacenter, &trusted).unwrap_err();
     }

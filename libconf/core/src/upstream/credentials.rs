@@ -1,11 +1,12 @@
 //! What is shown to servers above, and whom of them is trusted: the token of `--token-file` or a
-//! host's key, and TLS.
+//! host's key, which joins by a token for many, and TLS.
 
 use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::SystemTime};
 
 use parking_lot::Mutex;
 
 use crate::{
+    access::Token,
     tls::ClientTls,
     upstream::{bearer::HostProof, error::UpstreamError},
 };
@@ -40,16 +41,34 @@ impl Credentials {
         Credentials { token, ..Credentials::default() }
     }
 
-    /// The same; where there is no token, this host proves itself by its key.
+    /// The same; where there is no token, or one for joining, this host proves itself by its key.
     #[must_use]
     pub fn of_host(self, host: HostProof) -> Self {
-        let host = self.token.is_none().then(|| Arc::new(host));
-        Credentials { host, ..self }
+        Credentials { host: Some(Arc::new(host)), ..self }
     }
 
     /// The host that proves itself where a server asks who this is.
     pub(crate) fn host(&self) -> Option<&HostProof> {
-        self.host.as_deref()
+        self.host.as_deref().filter(|_| matches!(self.token(), Ok(None)))
+    }
+
+    /// The token with which this host joins, if the file has such a one.
+    pub(crate) fn join(&self) -> Option<Arc<str>> {
+        self.read().ok()?.filter(|token| Token::is_for_joining(token))
+    }
+
+    /// The token that is sent with each request, as it is now.
+    pub(crate) fn token(&self) -> Result<Option<Arc<str>>, UpstreamError> {
+        let token = self.read()?;
+        match (&self.token, token.as_ref().is_some_and(|token| Token::is_for_joining(token)), &self.host) {
+            (_, false, _) => Ok(token),
+            (_, true, Some(_)) | (None, ..) => Ok(None),
+            (Some(file), true, None) => {
+                let words = "it is a join token, which is for conf-local alone";
+                let cause = io::Error::new(io::ErrorKind::InvalidData, words);
+                Err(UpstreamError::Token { path: file.path.clone(), cause })
+            }
+        }
     }
 
     /// The same, over this TLS.
@@ -62,8 +81,8 @@ impl Credentials {
         &self.tls
     }
 
-    /// The token as it is now.
-    pub(crate) fn token(&self) -> Result<Option<Arc<str>>, UpstreamError> {
+    /// The token in the file as it is now.
+    fn read(&self) -> Result<Option<Arc<str>>, UpstreamError> {
         let Some(file) = &self.token else { return Ok(None) };
         let failed = |cause| UpstreamError::Token { path: file.path.clone(), cause };
         let about = std::fs::metadata(&file.path).map_err(failed)?;

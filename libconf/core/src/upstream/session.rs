@@ -12,13 +12,15 @@ use reqwest::{
 };
 
 use crate::{
-    api::{SessionAnswer, SessionRequest},
+    api::{SecretText, SessionAnswer, SessionRequest},
     sign::sign_session,
     upstream::{bearer::HostProof, servers::Upstream},
 };
 
 /// 5 s for each of the two questions that open a session.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// 30 s for a question with a join token: a change lands before it is answered.
+const OF_JOINING: Duration = Duration::from_secs(30);
 /// One hour: no session is believed to be good for longer, whatever a server says.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// The most bytes of an answer, and of what is taken from it.
@@ -77,15 +79,17 @@ impl Upstream {
             return Ok(Opened::Refused(refusal));
         }
         let HostProof { datacenter, host, identity } = proof;
-        let mut asked =
-            SessionRequest { datacenter: datacenter.clone(), host: host.clone(), nonce: None, signature: None };
+        let (datacenter, host) = (datacenter.clone(), host.clone());
+        let mut asked = SessionRequest { datacenter, host, nonce: None, signature: None, key: None, join: None };
         let nonce = match self.ask(&asked).await? {
             Said::Answer(SessionAnswer { nonce: Some(nonce), .. }) if is_letters(&nonce, MOST_OF_NONCE) => nonce,
             Said::Answer(_) => return Ok(Opened::Nothing),
             Said::Refusal(refusal) => return Ok(Opened::Refused(self.session.keep_refusal(refusal).await)),
         };
-        asked.signature = sign_session((datacenter, host), &nonce, identity);
+        asked.signature = sign_session((&asked.datacenter, &asked.host), &nonce, identity);
         asked.nonce = Some(nonce);
+        asked.key = Some(identity.recipient().clone());
+        asked.join = self.credentials.join().map(|token| SecretText(token.to_string()));
         let (bearer, lives): (Arc<str>, _) = match self.ask(&asked).await? {
             Said::Answer(SessionAnswer { bearer: Some(bearer), lives, .. }) if is_letters(&bearer, MOST_OF_BEARER) => {
                 (bearer.into(), Duration::from_secs(lives.unwrap_or_default().into()))
@@ -101,7 +105,8 @@ impl Upstream {
 
     /// Asks the server.
     async fn ask(&self, request: &SessionRequest) -> Result<Said, Error> {
-        let asked = self.client.post(self.at("api/v1/sessions")).json(request).timeout(PATIENCE);
+        let patience = if request.join.is_some() { OF_JOINING } else { PATIENCE };
+        let asked = self.client.post(self.at("api/v1/sessions")).json(request).timeout(patience);
         let mut response = asked.send().await?;
         if response.status() != StatusCode::OK {
             return Ok(Said::Refusal(response));

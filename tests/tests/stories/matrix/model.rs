@@ -11,7 +11,7 @@ pub(crate) const DATACENTERS: [&str; 2] = [DATACENTER, ELSEWHERE];
 pub(crate) const BRANCHES: [&str; 2] = ["services/web/master", "services/api/master"];
 
 /// A daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tier {
     Master,
     /// The conf-slave of the first datacenter.
@@ -76,6 +76,10 @@ pub(crate) enum Proof {
     Slave(&'static str),
     /// A host of a datacenter.
     Host(&'static str, &'static str),
+    /// A host of a datacenter, by the key with which it joined.
+    Joined(&'static str, &'static str),
+    /// Nothing but that hosts of a datacenter may join.
+    Joins(&'static str),
 }
 
 /// Somebody who asks.
@@ -98,7 +102,7 @@ const fn unproven(name: &'static str) -> Principal {
     Principal { name, proof: Proof::Nothing }
 }
 
-pub(crate) const PRINCIPALS: [Principal; 14] = [
+pub(crate) const PRINCIPALS: [Principal; 16] = [
     unproven("nobody"),
     unproven("wrong"),
     unproven("expired"),
@@ -112,6 +116,8 @@ pub(crate) const PRINCIPALS: [Principal; 14] = [
     Principal { name: "far-cache", proof: Proof::Slave("eu-north/*") },
     Principal { name: "web-1", proof: Proof::Host(DATACENTER, "web-1") },
     Principal { name: "far-1", proof: Proof::Host(ELSEWHERE, "far-1") },
+    Principal { name: "joined-1", proof: Proof::Joined(DATACENTER, "joined-1") },
+    Principal { name: "fleet", proof: Proof::Joins(DATACENTER) },
     granted("admin", "administer", None, None),
 ];
 
@@ -165,7 +171,8 @@ fn master_lets(verb: &str, about: About, proof: Proof) -> bool {
         ("read", About::Datacenter(datacenter) | About::Snapshot(datacenter)) => reads(proof, datacenter),
         ("read", About::Repository) => match proof {
             Proof::Policy(grant) => ["read", "administer"].contains(&grant.verb),
-            _ => true,
+            Proof::Slave(_) | Proof::Host(..) | Proof::Joined(..) => true,
+            Proof::Nothing | Proof::Joins(_) => false,
         },
         // Of those who read a datacenter, its conf-slaves and administrators alone.
         ("read", About::Readers(datacenter)) => match proof {
@@ -175,7 +182,7 @@ fn master_lets(verb: &str, about: About, proof: Proof) -> bool {
         },
         ("report", About::Host(datacenter, host)) => match proof {
             Proof::Slave(pattern) => fits(pattern, datacenter),
-            Proof::Host(own, name) => (own, name) == (datacenter, host),
+            Proof::Host(own, name) | Proof::Joined(own, name) => (own, name) == (datacenter, host),
             _ => policy(None, &[datacenter]),
         },
         // Whoever may change anything.
@@ -194,7 +201,7 @@ fn slave_lets(verb: &str, about: About, proof: Proof) -> bool {
         // It is told who reads, and which tokens are of hosts and of conf-slaves.
         ("report", About::Host(_, host)) => match proof {
             Proof::Slave(_) => true,
-            Proof::Host(_, own) => own == host,
+            Proof::Host(_, own) | Proof::Joined(_, own) => own == host,
             _ => false,
         },
         // Where it stands in for Consul, its keys are those of conf-slaves.
@@ -208,10 +215,10 @@ fn slave_lets(verb: &str, about: About, proof: Proof) -> bool {
 /// Tells whether somebody reads a datacenter.
 fn reads(proof: Proof, datacenter: &str) -> bool {
     match proof {
-        Proof::Nothing => false,
+        Proof::Nothing | Proof::Joins(_) => false,
         Proof::Policy(grant) => grant.allows("read", None, &[datacenter]),
         Proof::Slave(pattern) => fits(pattern, datacenter),
-        Proof::Host(own, _) => own == datacenter,
+        Proof::Host(own, _) | Proof::Joined(own, _) => own == datacenter,
     }
 }
 

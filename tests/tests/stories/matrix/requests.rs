@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::matrix::{
     model::{About, BRANCHES, DATACENTERS, Tier, policy},
-    scene::Scene,
+    scene::{Joining, Scene},
 };
 
 const DOCUMENTS: [(Tier, &str); 2] = [
@@ -211,7 +211,16 @@ impl Operation {
                     let body = json!({"sequence": 1, "hosts": [report_of(datacenter, host)]});
                     self.ask(About::Host(datacenter, host), &path).json(&body)
                 };
-                [(west, "web-1"), (west, "web-2"), (north, "far-1"), (north, "web-1")].map(report).into()
+                let hosts = [(west, "web-1"), (west, "web-2"), (west, "joined-1"), (north, "far-1"), (north, "web-1")];
+                hosts.map(report).into()
+            }
+            "POST /api/v1/datacenters/{id}/{version}/hosts/{host}/key" => {
+                let join = |joining: &Joining| {
+                    let Joining { datacenter, host, body } = joining;
+                    let path = self.path.replace("{id}/{version}", datacenter).replace("{host}", host);
+                    self.ask(About::Host(datacenter, host), &path).json(body)
+                };
+                scene.joining.iter().map(join).collect()
             }
             "PUT /api/v1/datacenters/{id}/{version}/secrets/{name}" => {
                 with(self.of_secret("leftover"), &json!({"value": "a new value"}))
@@ -256,7 +265,7 @@ impl Operation {
             "GET /api/v1/events" => vec![one(&format!("/api/v1/events?datacenter={own}")).streaming()],
             "POST /api/v1/reports" => {
                 let report = |host| self.ask(About::Host(own, host), &self.path).json(&report_of(own, host));
-                ["web-1", "web-2"].map(report).into()
+                ["web-1", "web-2", "joined-1"].map(report).into()
             }
             "GET /v1/kv/{key}" | "DELETE /v1/kv/{key}" => vec![one("/v1/kv/matrix/key")],
             "PUT /v1/kv/{key}" => vec![one("/v1/kv/matrix/key").bytes(b"another value")],

@@ -24,6 +24,7 @@ use crate::matrix::{
     model::{About, DATACENTERS, Outcome, PRINCIPALS, Principal, Proof, Tier, policy},
     requests::{Ask, Form},
 };
+use crate::sessions;
 
 const COOKIE: &str = "secrets:\n  cookie: {generate: {length: 32, encoding: hex}, readers: [services/web]}\n";
 const SCHEMA: &str = r#"{"type": "object", "properties": {"port": {"type": "integer", "description": "Where"}}}"#;
@@ -36,8 +37,17 @@ pub(crate) struct Scene {
     pub(crate) snapshot: String,
     /// The ids of tokens that nobody uses.
     pub(crate) unused: [String; 2],
+    /// The hosts whose keys are asked for.
+    pub(crate) joining: Vec<Joining>,
     pub(crate) doors: Doors,
     ssh: PathBuf,
+}
+
+/// A host that has a key, and a join token for its datacenter.
+pub(crate) struct Joining {
+    pub(crate) datacenter: &'static str,
+    pub(crate) host: &'static str,
+    pub(crate) body: Value,
 }
 
 /// The addresses of the daemons, and the tokens of those who ask.
@@ -45,6 +55,8 @@ pub(crate) struct Doors {
     master: SocketAddr,
     slave: SocketAddr,
     tokens: BTreeMap<&'static str, Option<String>>,
+    /// Sessions are of one server.
+    sessions: BTreeMap<(&'static str, Tier), String>,
     asked: AtomicU16,
 }
 
@@ -76,14 +88,15 @@ impl Scene {
         let (sequence, snapshot) = (site.master.sequence(), site.master.snapshot());
         let ssh = ssh_of(&site);
         let (master, slave) = (site.master.address, site.slave().address);
-        let doors = Doors { master, slave, tokens, asked: AtomicU16::new(0) };
-        let scene = Scene { site, sequence, snapshot, unused, doors, ssh };
+        let doors = Doors { master, slave, tokens, sessions: BTreeMap::new(), asked: AtomicU16::new(0) };
+        let joining = joining(&site, &doors);
+        let mut scene = Scene { site, sequence, snapshot, unused, joining, doors, ssh };
         scene.settle();
         scene
     }
 
     /// Waits until the conf-slave has all of it, and the expired token is over.
-    fn settle(&self) {
+    fn settle(&mut self) {
         let slave = self.site.slave();
         slave.wait_at(self.sequence);
         self.site.wait_published(self.sequence);
@@ -93,6 +106,18 @@ impl Scene {
                 slave.unproven().with(token).get_json("/api/v1/status").map(|_| ())
             })
         });
+        for Principal { name, proof } in PRINCIPALS {
+            let Proof::Joined(..) = proof else { continue };
+            let (file, _) = sessions::identity(&self.site, name);
+            let fleet = self.doors.token("fleet").expect("a token").to_owned();
+            let joined = sessions::join(&slave.unproven(), name, &file, &fleet);
+            assert_eq!(joined.status, 200, "{}", joined.text());
+            for (tier, server) in [(Tier::Slave, slave.unproven()), (Tier::Master, self.site.master.unproven())] {
+                let opened = sessions::join(&server, name, &file, &fleet).json();
+                let bearer = opened["bearer"].as_str().expect("a bearer").to_owned();
+                self.doors.sessions.insert((name, tier), bearer);
+            }
+        }
         eventually("the token to be over", || {
             let expired = self.site.master.unproven().with(self.doors.token("expired").unwrap_or_default());
             let answer = expired.get("/api/v1/principal")?;
@@ -201,7 +226,8 @@ impl Doors {
             Tier::Slave => self.slave,
         };
         let address = Address::From { source, server };
-        let address = self.token(principal.name).into_iter().fold(address, Address::with);
+        let session = self.sessions.get(&(principal.name, ask.tier)).map(String::as_str);
+        let address = session.or_else(|| self.token(principal.name)).into_iter().fold(address, Address::with);
         let (method, body) = (ask.method.clone(), ask.body.clone());
         if ask.form == Form::Stream {
             let status = address.status(method, &ask.uri, &ask.headers, body);
@@ -254,9 +280,25 @@ fn token_of(site: &Site, principal: Principal) -> Option<String> {
             Some(token)
         }
         (_, Proof::Slave(pattern)) => make(&["--slave", pattern]),
+        (_, Proof::Joins(datacenter)) => make(&["--join", datacenter]),
+        // It has none, but a key.
+        (_, Proof::Joined(..)) => None,
         (_, Proof::Host(datacenter, host)) => make(&["--host", &format!("{datacenter}/{host}")]),
         (_, Proof::Nothing | Proof::Policy(_)) => make(&[]),
     }
+}
+
+/// Keys for hosts of both datacenters, and what each shows with its own.
+fn joining(site: &Site, doors: &Doors) -> Vec<Joining> {
+    let [west, north] = DATACENTERS;
+    let far = token_in(&site.master.token("far-fleet", &["--join", north]));
+    let fleet = doors.token("fleet").expect("a token").to_owned();
+    let hosts = [(west, "web-1", &fleet), (west, "web-2", &fleet), (north, "far-1", &far), (north, "web-1", &far)];
+    let joining = |(datacenter, host, token): (&'static str, &'static str, &String)| {
+        let (_, key) = sessions::identity(site, &format!("{}-{host}", datacenter.replace('/', "-")));
+        Joining { datacenter, host, body: json!({"key": key, "join": token}) }
+    };
+    hosts.map(joining).into()
 }
 
 /// What sshd does with a forced command for the key of `$WHO`.

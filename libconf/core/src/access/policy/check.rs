@@ -95,8 +95,8 @@ impl Policy {
 
     /// Tells whether somebody reads anything.
     pub fn reads_something(&self, principal: &Principal) -> bool {
-        let is_scoped = principal.named().is_some_and(|named| named.scope != Scope::Policy);
-        is_scoped || self.has(principal, |right| right.has(Verb::Read))
+        let of_own = |named: &Named| matches!(named.scope, Scope::Slave(_) | Scope::Host { .. });
+        principal.named().is_some_and(of_own) || self.has(principal, |right| right.has(Verb::Read))
     }
 
     /// Tells whether somebody reads a ref that these datacenters run. The records of conf-master
@@ -141,6 +141,7 @@ impl Policy {
             }
             Scope::Host { datacenter, .. } => matches!(name, RefName::Snapshot(own) if own == datacenter),
             Scope::Slave(pattern) => affected.any(|datacenter| glob::matches(pattern, &datacenter.to_string())),
+            Scope::Join(_) => false,
         }
     }
 
@@ -204,7 +205,7 @@ impl Scope {
     /// True for what such a token is for.
     pub fn allows(&self, verb: Verb, place: Place<'_>) -> bool {
         let holds = |datacenter: &DatacenterName| match self {
-            Scope::Policy => false,
+            Scope::Policy | Scope::Join(_) => false,
             Scope::Slave(pattern) => glob::matches(pattern, &datacenter.to_string()),
             Scope::Host { datacenter: own, .. } => own == datacenter,
         };
