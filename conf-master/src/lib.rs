@@ -45,4 +45,4 @@ mod import;
 /// The command line, and what each command does.
 mod cli;
 
-pub use crate::cli::main;
+pub use crate::cli::{described, main};

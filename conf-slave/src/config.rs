@@ -37,6 +37,11 @@ impl CommandLine {
         flags::parse(PREFIX)
     }
 
+    /// Returns the command line with its environment variables, for those who describe it.
+    pub fn described() -> clap::Command {
+        flags::described::<Self>(PREFIX)
+    }
+
     /// Returns the way to read them again.
     pub fn reload() -> Reload {
         Reload::new::<Self, NoExtra>(PREFIX, &[])

@@ -36,6 +36,8 @@ pub mod forwarder;
 pub mod consul;
 /// A central server, a datacenter's caches and its hosts. Relies on all of them but `wire`.
 pub mod site;
+/// A Docker daemon, and systems that run systemd. Relies on `program` and `wait`.
+pub mod docker;
 /// Processes that get signals, and readers that never stop. Relies on `program` and `wait`.
 pub mod reader;
 /// Readings of the participants of operations. Relies on no other module.
@@ -49,6 +51,7 @@ pub use self::{
     address::own_address,
     authority::{Authority, Pair},
     consul::Consul,
+    docker::{Docker, System},
     forwarder::Forwarder,
     git::{Outcome, Work},
     network::{Machine, Network},

@@ -10,7 +10,7 @@ use std::{future::Future, path::Path, process::ExitCode};
 use conf_core::{
     daemon::{
         self, Reload, Threads, chain,
-        flags::{NoExtra, parse},
+        flags::{self as daemon_flags, NoExtra, parse},
     },
     template,
     terminal::{note, print},
@@ -80,6 +80,11 @@ pub fn main() -> ExitCode {
         Command::Receive(flags) => finish(forced::run(&flags).map(|()| ExitCode::SUCCESS)),
         Command::Hook { name } => finish(run_hook(&name).map(ExitCode::from)),
     }
+}
+
+/// Returns the command line with its environment variables, for those who describe it.
+pub fn described() -> clap::Command {
+    daemon_flags::described::<MasterFlags>(PREFIX)
 }
 
 /// Returns the way to read the options of `serve` again.

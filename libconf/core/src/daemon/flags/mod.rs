@@ -91,6 +91,11 @@ pub fn parse<P: Parser>(prefix: &'static str) -> P {
     parse_with::<P, NoExtra>(prefix, &[]).0
 }
 
+/// Returns the command line of a program with its environment variables, for those who describe it.
+pub fn described<P: Parser>(prefix: &str) -> Command {
+    with_environment(P::command(), prefix)
+}
+
 /// Like [`parse`]. `structured` are keys of the file that no flag can express; they are read into
 /// `E`, which ignores all other keys.
 pub fn parse_with<P: Parser, E: DeserializeOwned + Default + Send>(

@@ -1,0 +1,4 @@
+//! What `./tests/run --packaging` runs. Each test here is marked
+//! `#[ignore = "packaging: …"]`.
+
+mod systemd;
