@@ -15,7 +15,7 @@ locals {
         role    = "master", package = "conf_master", volume = local.master_volume
         reads   = [], secrets = []
         writes  = ["shared/*", "admin/*", "slave/*", "consul/*", "jobs/*"]
-        details = { MASTER_NAMES = join(" ", local.master_names), JOB_HOSTS = join(" ", local.job_names), KMS_KEY = local.key_arn }
+        details = { MASTER_NAMES = join(" ", local.master_names), KMS_KEY = local.key_arn }
       }
       slave = {
         role    = "slave", package = "conf_slave", volume = local.slave_volume
@@ -32,7 +32,7 @@ locals {
     },
     { for name in local.job_names : name => {
       role    = "job", package = "conf_local", volume = ""
-      reads   = ["shared/*", "jobs/all/*", "jobs/${name}/*"], secrets = ["jobs/all/*", "jobs/${name}/*"]
+      reads   = ["shared/*", "jobs/*"], secrets = ["jobs/*"]
       writes  = []
       details = {}
     } },

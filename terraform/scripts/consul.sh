@@ -36,7 +36,7 @@ install_consul() {
             fail "$PACKAGE_URL holds no program 'consul'"
         chmod 755 /usr/local/bin/consul.new
         mv /usr/local/bin/consul.new /usr/local/bin/consul
-        systemctl try-restart consul.service
+        systemctl try-restart consul.service 2>/dev/null || true # There is none at first.
         echo "$PACKAGE_SHA256" >"$STATE/installed-consul"
     fi
 }

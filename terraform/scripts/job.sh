@@ -13,8 +13,8 @@ main() {
     once shared/ca "$ETC/ca.crt"
     once shared/trusted-key "$ETC/trusted.pub"
     chmod 644 "$ETC/ca.crt" "$ETC/trusted.pub"
-    once "jobs/$MACHINE/token" "$ETC/token"
-    once jobs/all/consul-token "$ETC/consul.token"
+    once jobs/join-token "$ETC/token"
+    once jobs/consul-token "$ETC/consul.token"
     run_agent
     run_job
     tell "done: conf-local follows $DATACENTER; the test job writes to the journal of conf-test-job.service"

@@ -12,7 +12,7 @@ TLS=$DISK/tls
 DAYS=365
 
 main() {
-    debian awscli ca-certificates curl git openssl
+    debian awscli ca-certificates curl git openssl python3-minimal
     start_agent
     volume "$DISK"
     install -d -m 750 "$DISK/master"
@@ -121,9 +121,7 @@ publish_all() {
     done
 
     publish_token slave/token slave --slave "$DATACENTER"
-    for name in $JOB_HOSTS; do
-        publish_token "jobs/$name/token" "$name" --host "$DATACENTER/$name"
-    done
+    publish_token jobs/join-token jobs --join "$DATACENTER"
 
     # The tokens of Consul, which Consul's own machine enters there.
     for name in management slave jobs; do
@@ -131,7 +129,7 @@ publish_all() {
         publish "consul/token-$name" SecureString "$SECRETS/consul-$name"
     done
     publish slave/consul-token SecureString "$SECRETS/consul-slave"
-    publish jobs/all/consul-token SecureString "$SECRETS/consul-jobs"
+    publish jobs/consul-token SecureString "$SECRETS/consul-jobs"
 }
 
 # publish_token PARAMETER NAME FLAG VALUE makes a token of conf-master for NAME, publishes it, and keeps no copy.
@@ -148,6 +146,20 @@ publish_token() {
         publish "$parameter" SecureString "$file"
     fi
     rm -f "$file"
+}
+
+# revoke_lost NAME ends the tokens of this name. A host that has joined is in the same list, by its key.
+revoke_lost() {
+    local token ids
+    ids=$(conf-master token list --json --repo "$REPOSITORY" | python3 -c '
+import json, sys
+for token in json.load(sys.stdin):
+    if token["name"] == sys.argv[1] and token["good"] and not token["key"]:
+        print(token["id"])' "$1")
+    for token in $ids; do
+        tell "revokes the token $token of $1, which is in no parameter"
+        conf-master token revoke "$token" --repo "$REPOSITORY" >/dev/null
+    done
 }
 
 # publish PARAMETER TYPE FILE writes the content of the file to the parameter, unless it did so already.

@@ -24,12 +24,10 @@ fn each_machine_has_the_least_rights() {
                 ("kms:Decrypt", parameter(&format!("{of}/*"))),
                 ("s3:GetObject", object(if of == "slave" { "conf-slave.deb" } else { "consul.zip" })),
             ],
-            job => vec![
+            _ => vec![
                 ("ssm:GetParameter", parameter("shared/*")),
-                ("ssm:GetParameter", parameter("jobs/all/*")),
-                ("ssm:GetParameter", parameter(&format!("jobs/{job}/*"))),
-                ("kms:Decrypt", parameter("jobs/all/*")),
-                ("kms:Decrypt", parameter(&format!("jobs/{job}/*"))),
+                ("ssm:GetParameter", parameter("jobs/*")),
+                ("kms:Decrypt", parameter("jobs/*")),
                 ("s3:GetObject", object("conf-local.deb")),
             ],
         };
