@@ -115,9 +115,9 @@ pub fn render(variables: &Value) -> Result<Rendered, String> {
     Ok(serde_json::from_value(state["outputs"]["rendered"]["value"].take()).expect("the output has its form"))
 }
 
-/// Takes the frame away that Terraform draws around an error, and its lines of a log.
+/// Returns the errors alone, without the lines of a log before and between them.
 fn in_one_line(error: &str) -> String {
-    let lines = error.lines().filter(|line| line.starts_with(['│', '╷', '╵']));
-    let words = lines.flat_map(|line| line.trim_start_matches(['│', '╷', '╵']).split_whitespace());
+    let errors = error.lines().skip_while(|line| !line.starts_with("Error: "));
+    let words = errors.filter(|line| !line.starts_with('[')).flat_map(str::split_whitespace);
     words.collect::<Vec<_>>().join(" ")
 }

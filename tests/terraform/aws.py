@@ -7,7 +7,7 @@ verified. Every decision is a line of JSON in the file that FLEET.json names as 
 FLEET.json: {"metadata": [address, port], "api": [address, port], "account": …, "region": …, "log": …,
              "key": …, "moto": port, "away": whether SSM and S3 answer nothing,
              "machines": {name: {"address": …, "policy": …, "user_data": base64}}, "objects": {"bucket/key": path}}
-It is read again at each request, so that user data may change. It prints `ready` when it answers.
+It is read again at each request, so that user data may change. It prints `ready …` when it answers.
 """
 
 import base64
@@ -170,17 +170,17 @@ def moto(known, method, path, body, headers):
 def main():
     known = fleet()
     ThreadedMotoServer("127.0.0.1", known["moto"], verbose=False).start()
-    for name, path in known["objects"].items():
-        bucket = name.split("/")[0]
-        place = f"<CreateBucketConfiguration><LocationConstraint>{known['region']}</LocationConstraint></CreateBucketConfiguration>"
+    place = f"<CreateBucketConfiguration><LocationConstraint>{known['region']}</LocationConstraint></CreateBucketConfiguration>"
+    for bucket in {name.split("/")[0] for name in known["objects"]}:
         moto(known, "PUT", "/" + bucket, place, {})
+    for name, path in known["objects"].items():
         status, _, answer = moto(known, "PUT", "/" + name, Path(path).read_bytes(), {"Content-Type": "application/octet-stream"})
         assert status == 200, answer
     for kind, place in ((Metadata, known["metadata"]), (Api, known["api"])):
         server = ThreadingHTTPServer(tuple(place), kind)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    print("ready", flush=True)
-    sys.stdin.read()
+    print("ready api={}:{}".format(*known["api"]), flush=True)
+    threading.Event().wait()
 
 
 main()

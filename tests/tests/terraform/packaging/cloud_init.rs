@@ -280,9 +280,10 @@ impl Fleet {
 
         // In the network of the containers.
         let inside = format!("/proc/{}/ns/net", docker.network_process());
-        run_good(command_of("nsenter", folder.path(), &["--net", &inside, "ip", "address", "add", METADATA, "dev", "lo"].map(Path::new)));
+        let inside = format!("--net={inside}");
+        run_good(command_of("nsenter", folder.path(), &[&inside, "ip", "address", "add", METADATA, "dev", "lo"].map(Path::new)));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("terraform/aws.py");
-        let arguments = [format!("--net={inside}").into(), checker("moto").into_os_string(), script.into_os_string(), file.clone().into_os_string()];
+        let arguments = [inside.into(), checker("moto").into_os_string(), script.into_os_string(), file.clone().into_os_string()];
         let mut aws = Daemon::new("aws", PathBuf::from("/usr/bin/nsenter"), folder.path(), arguments);
         aws.start();
         let volume = Volume::new(folder.path());
