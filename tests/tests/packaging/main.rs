@@ -4,3 +4,5 @@
 //! `./tests/run --packaging` runs them. The others are quick.
 
 mod packaging;
+mod samples;
+mod units;

@@ -1,4 +1,5 @@
 //! What `./tests/run --packaging` runs. Each test here is marked
 //! `#[ignore = "packaging: …"]`.
 
+mod debs;
 mod systemd;
