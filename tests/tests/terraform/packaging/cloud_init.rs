@@ -254,7 +254,7 @@ impl Fleet {
         let rendered = render(&given).unwrap_or_else(|said| panic!("{said}"));
 
         let docker = Docker::start();
-        docker.make_system_image("machine", &["cloud-init", "awscli", "python3-cffi-backend"]);
+        docker.make_system_image("machine", &["cloud-init", "awscli", "python3-cffi-backend", "locales", "openssh-server"]);
         docker.run(["network", "create", "--subnet", "10.64.0.0/24", "fleet"]);
         let machines: serde_json::Map<String, Value> = (rendered.user_data.iter())
             .map(|(name, text)| {
@@ -271,12 +271,13 @@ impl Fleet {
         });
         fs::write(&file, fleet.to_string()).unwrap();
         fs::write(folder.path().join("aws.conf"), format!("[Manager]\nDefaultEnvironment=AWS_ENDPOINT_URL=http://{METADATA}:4566\n")).unwrap();
+        // cloud-init's generator looks for the first line as it stands.
         let cloud = json!({
-            "datasource_list": ["Ec2"],
             "datasource": {"Ec2": {"metadata_urls": [format!("http://{METADATA}")], "strict_id": false, "max_wait": 30, "timeout": 5}},
             "network": {"config": "disabled"},
         });
-        fs::write(folder.path().join("95-test.cfg"), cloud.to_string()).unwrap();
+        let cloud = cloud.as_object().unwrap().iter().map(|(key, value)| format!("{key}: {value}\n"));
+        fs::write(folder.path().join("95-test.cfg"), format!("datasource_list: [ Ec2 ]\n{}", cloud.collect::<String>())).unwrap();
 
         // In the network of the containers.
         let inside = format!("/proc/{}/ns/net", docker.network_process());
