@@ -26,10 +26,6 @@ resource "aws_ebs_volume" "master" {
   final_snapshot    = true # What is destroyed by mistake can be had again: master_snapshot_id.
 
   tags = { Name = "${var.name}-master", snapshots = var.name }
-
-  lifecycle {
-    ignore_changes = [snapshot_id]
-  }
 }
 
 resource "aws_volume_attachment" "master" {

@@ -200,7 +200,7 @@ variable "master_volume_gib" {
 variable "master_snapshot_id" {
   type        = string
   default     = null
-  description = "A snapshot of an earlier conf-master's volume to begin with. Null: an empty volume."
+  description = "A snapshot of an earlier conf-master's volume to begin with; another one later replaces the volume. Null: an empty volume, or the one that is there."
 
   validation {
     condition     = var.master_snapshot_id == null || can(regex("^snap-[0-9a-f]{8,17}$", var.master_snapshot_id))
