@@ -276,6 +276,7 @@ impl Fleet {
         let cloud = json!({
             "datasource": {"Ec2": {"metadata_urls": [format!("http://{METADATA}")], "strict_id": false, "max_wait": 30, "timeout": 5}},
             "network": {"config": "disabled"},
+            "locale": "C.UTF-8",
         });
         let cloud = cloud.as_object().unwrap().iter().map(|(key, value)| format!("{key}: {value}\n"));
         fs::write(folder.path().join("95-test.cfg"), format!("datasource_list: [ Ec2 ]\n{}", cloud.collect::<String>())).unwrap();
