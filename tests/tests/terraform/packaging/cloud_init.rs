@@ -224,8 +224,8 @@ fn a_missing_right_is_told_where_it_is_missed() {
     fleet.start("consul");
     fleet.says("consul", "s3://packages/consul.zip");
     fleet.says("consul", "waits for");
-    let policy = fleet.rendered.policies["slave"].replace("conf-slave.deb", "consul.zip");
-    fleet.set(|fleet| fleet["machines"]["consul"]["policy"] = json!(policy.replace("/shared/", "/other/")));
+    let policy = fleet.rendered.policies["consul"].replace("/shared/", "/other/");
+    fleet.set(|fleet| fleet["machines"]["consul"]["policy"] = json!(policy));
     fleet.says("consul", "the parameter /conf/shared/ca .*: may not be read");
     fleet.says("consul", "See the role of this instance, and the policy of the KMS key");
 }
