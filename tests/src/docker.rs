@@ -104,11 +104,30 @@ impl Docker {
     /// Starts a container of an image with systemd as its first process, and waits until all of its
     /// units run. `arguments` are further ones of `docker run`.
     pub fn start_system(&self, name: &str, image: &str, arguments: &[&str]) -> System<'_> {
-        let named = ["--name", name, "--hostname", name];
-        self.run(["run"].iter().chain(&FOR_SYSTEMD).chain(&named).chain(arguments).chain(&[image, "-c", FIRST]));
-        let system = System { docker: self, name: name.to_owned() };
+        let system = self.boot_system(name, image, arguments);
         system.wait_running();
         system
+    }
+
+    /// As [`Docker::start_system`], without waiting.
+    pub fn boot_system(&self, name: &str, image: &str, arguments: &[&str]) -> System<'_> {
+        let named = ["--name", name, "--hostname", name];
+        self.run(["run"].iter().chain(&FOR_SYSTEMD).chain(&named).chain(arguments).chain(&[image, "-c", FIRST]));
+        self.system(name)
+    }
+
+    /// Returns a container that was started before.
+    pub fn system(&self, name: &str) -> System<'_> {
+        System { docker: self, name: name.to_owned() }
+    }
+
+    /// Returns the id of a process that is in the network of the daemon, where the gateways of its
+    /// networks are.
+    pub fn network_process(&self) -> u32 {
+        let pid = self.daemon.pid();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(children).expect("the daemon runs");
+        children.split(' ').next().and_then(|child| child.parse().ok()).expect("it has one child")
     }
 }
 

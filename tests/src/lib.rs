@@ -38,6 +38,8 @@ pub mod consul;
 pub mod site;
 /// A Docker daemon, and systems that run systemd. Relies on `program` and `wait`.
 pub mod docker;
+/// Terraform without a cloud. Relies on `program`.
+pub mod terraform;
 /// Processes that get signals, and readers that never stop. Relies on `program` and `wait`.
 pub mod reader;
 /// Readings of the participants of operations. Relies on no other module.
