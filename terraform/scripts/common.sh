@@ -157,7 +157,11 @@ read_parameter() {
         esac
         return 1
     fi
-    [ -s "$2.new" ] && mv "$2.new" "$2"
+    [ -s "$2.new" ] || return 1
+    # The AWS command line adds a line break to one that is there already.
+    printf '%s\n' "$(cat "$2.new")" >"$2.whole"
+    mv "$2.whole" "$2"
+    rm "$2.new"
 }
 
 # once NAME FILE is 'parameter' where the file is not there yet.

@@ -200,7 +200,7 @@ fn a_volume_that_holds_anything_is_never_formatted() {
 
     // An empty one, and a cut while the file system is made.
     volume.write(1024 * 1024, &[0; 15]);
-    fleet.on("master").sh("mv /sbin/mkfs.ext4 /sbin/mkfs.real; printf '#!/bin/sh\nprintf junk | dd of=/dev/disk/by-id/*master bs=1 seek=70000 conv=notrunc 2>/dev/null\nkill -9 $PPID\n' >/sbin/mkfs.ext4; chmod +x /sbin/mkfs.ext4");
+    fleet.on("master").sh("mv /sbin/mkfs.ext4 /sbin/mkfs.real; printf '#!/bin/sh\nprintf junk | dd of=$(echo /dev/disk/by-id/*master) bs=1 seek=70000 conv=notrunc 2>/dev/null\nkill -9 $PPID\n' >/sbin/mkfs.ext4; chmod +x /sbin/mkfs.ext4");
     fleet.on("master").try_sh("systemctl restart conf-setup");
     assert_eq!(volume.read(70_000, 4), b"junk");
     fleet.on("master").sh("mv /sbin/mkfs.real /sbin/mkfs.ext4");
