@@ -21,7 +21,7 @@ pub(crate) fn write(daemon: &Command, head: &str) -> String {
     }
     for (heading, entries) in parts {
         if !heading.is_empty() {
-            text.push_str(&format!("\n# == {heading}\n"));
+            text.extend(["\n# == ", heading, "\n"]);
         }
         text.push_str(&entries);
     }
