@@ -70,6 +70,13 @@ impl Docker {
         &self.socket
     }
 
+    /// Returns a PATH for other programs that begins with the folder of the client.
+    pub fn path(&self) -> std::ffi::OsString {
+        let own = self.client.parent().expect("a program is in a folder").to_owned();
+        let others = std::env::var_os("PATH").unwrap_or_default();
+        std::env::join_paths([own].into_iter().chain(std::env::split_paths(&others))).expect("no folder has a colon")
+    }
+
     /// Returns a command of the client.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut docker = command(&self.client, self.folder.path());
@@ -201,11 +208,11 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Runs a script of this folder that prints a path.
-fn printed_by(name: &str, arguments: &[&str]) -> String {
+pub fn printed_by(name: &str, arguments: &[&str]) -> String {
     let home = std::env::var_os("HOME").unwrap_or_default();
     let mut found = command(script(name), Path::new(&home));
     found.args(arguments);
-    for name in ["CARGO_TARGET_DIR", "DOCKERD", "DEBOOTSTRAP"] {
+    for name in ["CARGO_TARGET_DIR", "DOCKERD", "DEBOOTSTRAP", "DOCKER_COMPOSE"] {
         if let Some(value) = std::env::var_os(name) {
             found.env(name, value);
         }

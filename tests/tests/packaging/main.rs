@@ -3,6 +3,7 @@
 //! The tests of [`packaging`] take minutes, containers and what `packages/build` has built:
 //! `./tests/run --packaging` runs them. The others are quick.
 
+mod cargo_install;
 mod packaging;
 mod samples;
 mod units;

@@ -93,7 +93,7 @@ fn manuals_and_completions_know_each_command() {
         // What bash would offer behind the program's name.
         words.args([
             "-c",
-            "source \"$1\"; COMP_WORDS=(\"$2\" ''); COMP_CWORD=1; _\"$2\" \"$2\" '' \"$2\"; echo \"${COMPREPLY[@]}\"",
+            "source \"$1\"; COMP_WORDS=(\"$2\" ''); COMP_CWORD=1; offer=$(complete -p \"$2\" | sed 's/.* -F \\([^ ]*\\) .*/\\1/'); \"$offer\" \"$2\" '' \"$2\"; echo \"${COMPREPLY[@]}\"",
             "bash",
         ]);
         words.arg(home.path().join(format!("bash/{daemon}.bash"))).arg(daemon);

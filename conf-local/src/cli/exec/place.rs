@@ -120,7 +120,7 @@ impl ExportPlace {
     }
 
     async fn filled(&self, socket: &AgentSocket) {
-        let (mut pause, mut said) = (backoff(), false);
+        let (mut pause, mut said, mut hidden) = (backoff(), false, false);
         loop {
             let after = self.current().map_or(Sequence(0), |snapshot| snapshot.sequence);
             let waiting = match self.filled_now() {
@@ -134,6 +134,17 @@ impl ExportPlace {
             }
             let question = format!("/v1/status?after={after}&timeout={}", LONGEST_WAIT.as_secs());
             match socket.get::<StatusAnswer>(&question, LONGEST_WAIT).await {
+                Ok(answer) if answer.status.current.is_some() && self.current().is_err() => {
+                    if !hidden {
+                        hidden = true;
+                        let export = self.export.display();
+                        note(format_args!(
+                            "the agent exports to {export}, which this process does not see; in a container, mount that \
+                             folder at the same path"
+                        ));
+                    }
+                    tokio::time::sleep(pause.next_wait()).await;
+                }
                 Ok(_) => pause.reset(),
                 Err(_) => tokio::time::sleep(pause.next_wait()).await,
             }

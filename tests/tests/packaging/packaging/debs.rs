@@ -77,7 +77,7 @@ fn make_next(system: &System<'_>, version: &str, change: &str) {
 fn expect_nothing_left(system: &System<'_>) {
     let found =
         system.sh("find / -xdev -name 'conf-master*' -o -xdev -name 'conf-slave*' -o -xdev -name 'conf-local*' \
-         | grep -v -e ^/root/ -e ^/proc/ -e ^/var/log/ || true; getent passwd conf-master conf-slave || true; \
+         | grep -v -e ^/root/ -e ^/proc/ -e ^/var/log/ -e ^/var/cache/man/ || true; getent passwd conf-master conf-slave || true; \
          dpkg -l 'conf-*' 2>/dev/null | grep ^[a-z] || true");
     assert_eq!(found, "");
 }
@@ -118,7 +118,7 @@ fn workers_run_in_the_sandbox(system: &System<'_>) {
                 exec 2>&1\n";
     system.sh(&format!(
         "{push}echo '{{\"properties\": {{\"port\": {{\"type\": \"integer\", \"description\": \"the port\"}}}}}}' > \
-         config.schema.json\necho 'listen {{{{ port }}}}' > web.conf.j2\ngit add . && git commit -q -m 'web: a schema'\n\
+         config.schema.json\necho 'listen {{{{ settings.port }}}}' > web.conf.j2\ngit add . && git commit -q -m 'web: a schema'\n\
          git push -q origin services/web/master\nconf-local wait services/web"
     ));
     system.eventually("the template", "grep -r 'listen 9090' /var/lib/conf-local/export/current/services/web/latest/");
