@@ -153,7 +153,7 @@ fn rights(fleet: &Fleet) {
     // No secret is in the user data, nor in what is left on conf-master's disk.
     let secrets = fleet.on("job-1").sh("cat /etc/conf-local/token /etc/conf-local/consul.token");
     for secret in secrets.lines() {
-        assert!(secret.len() > 20);
+        assert!(secret.len() > 20, "{secrets}");
         assert!(!fleet.rendered.user_data.values().any(|text| text.contains(secret)));
         assert!(!fleet.on("master").try_sh(&format!("grep -rF {secret} /etc /var/log /var/lib/conf-volume --exclude=consul-jobs")).status.success());
         let readable = format!("find / -xdev -type f -perm -o+r -not -path '/proc/*' -not -path '/sys/*' -exec grep -lF {secret} {{}} +");
@@ -422,12 +422,15 @@ fn address(name: &str) -> &str {
 fn packages(folder: &Path) -> BTreeMap<&'static str, PathBuf> {
     let built = std::env::var_os("CONF_DEBS").map_or_else(
         || {
-            let built = folder.join("debs");
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("packages").join("build");
-            let mut build = command(script, Path::new(&std::env::var_os("HOME").unwrap_or_default()));
-            build.arg(&built);
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+            let mut build = command(root.join("packages/build"), Path::new(&std::env::var_os("HOME").unwrap_or_default()));
+            for name in ["CARGO_HOME", "RUSTUP_HOME"] {
+                if let Some(value) = std::env::var_os(name) {
+                    build.env(name, value);
+                }
+            }
             run_good(build);
-            built
+            root.join("target/packages/debs")
         },
         PathBuf::from,
     );
