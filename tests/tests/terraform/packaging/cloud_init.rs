@@ -208,11 +208,11 @@ fn a_volume_that_holds_anything_is_never_formatted() {
     fleet.done("master");
 
     // The volume of before at another machine: what is on it stays.
-    let key = fleet.on("master").sh("cat /var/lib/conf-master/central.git.key.pub");
+    let key = fleet.on("master").sh("cat /var/lib/conf-volume/master/central.git.key.pub");
     fleet.docker.run(["rm", "--force", "master"]);
     fleet.start("master");
     fleet.done("master");
-    assert_eq!(fleet.on("master").sh("cat /var/lib/conf-master/central.git.key.pub"), key);
+    assert_eq!(fleet.on("master").sh("cat /var/lib/conf-volume/master/central.git.key.pub"), key);
 }
 
 /// A machine whose rights are missing says which, at once.
