@@ -4,8 +4,8 @@
 # shellcheck source=common.sh
 . /usr/local/lib/conf-setup/common.sh
 
-DISK=/var/lib/conf-volume        # The volume. Only its folder 'master' is conf-master's own.
-HOME_FOLDER=/var/lib/conf-master # That folder, where the package wants it.
+DISK=/var/lib/conf-volume # The volume. Only its folder 'master' is conf-master's own.
+HOME_FOLDER=$DISK/master
 REPOSITORY=$HOME_FOLDER/central.git
 SECRETS=$DISK/setup # For root alone: the authority's key, tokens on their way, what was published already.
 TLS=$DISK/tls
@@ -15,8 +15,7 @@ main() {
     debian awscli ca-certificates curl git openssl python3-minimal
     start_agent
     volume "$DISK"
-    install -d -m 750 "$DISK/master"
-    mounted "$HOME_FOLDER" "$DISK/master" "bind,nofail,x-systemd.requires-mounts-for=$DISK"
+    install -d -m 750 "$HOME_FOLDER"
     package "$PACKAGE_URL" "$PACKAGE_SHA256"
     chown conf-master:conf-master "$HOME_FOLDER"
     install -d -m 700 "$SECRETS" "$SECRETS/tokens"
@@ -89,9 +88,9 @@ serve() {
     for name in $MASTER_NAMES; do
         names+="${names:+, }$name"
     done
-    # Without the volume it does not start, and does not find an empty folder.
+    # Without the volume that folder is not there, and the unit does not start.
     install -d -m 755 /etc/systemd/system/conf-master.service.d
-    printf '[Unit]\nRequiresMountsFor=%s\n' "$HOME_FOLDER" >/etc/systemd/system/conf-master.service.d/volume.conf
+    printf '[Unit]\nRequiresMountsFor=%s\n[Service]\nReadWritePaths=%s\n' "$DISK" "$HOME_FOLDER" >/etc/systemd/system/conf-master.service.d/volume.conf
     chmod 644 /etc/systemd/system/conf-master.service.d/volume.conf
     configure conf-master.service /etc/conf-master/config.yaml <<END
 # Written by conf-setup from the variables of terraform.

@@ -29,6 +29,11 @@ serve() {
     install -d -m 755 "$unit"
     printf '[Service]\nEnvironment=CONSUL_HTTP_TOKEN_FILE=%s\n' "$ETC/consul.token" >"$unit/consul.conf"
     chmod 644 "$unit/consul.conf"
+    if [ -n "$VOLUME" ]; then
+        # Without its volume it does not begin anew on the root disk.
+        printf '[Unit]\nRequiresMountsFor=%s\n' "$HOME_FOLDER" >"$unit/volume.conf"
+        chmod 644 "$unit/volume.conf"
+    fi
     configure conf-slave.service "$ETC/config.yaml" <<END
 # Written by conf-setup from the variables of terraform.
 datacenter: $DATACENTER

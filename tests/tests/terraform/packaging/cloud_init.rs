@@ -153,7 +153,7 @@ fn rights(fleet: &Fleet) {
     // No secret is in the user data, nor in what is left on conf-master's disk.
     let secrets = fleet.on("job-1").sh("cat /etc/conf-local/token /etc/conf-local/consul.token");
     for secret in secrets.lines() {
-        assert!(secret.len() > 20);
+        assert!(secret.len() > 20, "{secrets}");
         assert!(!fleet.rendered.user_data.values().any(|text| text.contains(secret)));
         assert!(!fleet.on("master").try_sh(&format!("grep -rF {secret} /etc /var/log /var/lib/conf-volume --exclude=consul-jobs")).status.success());
         let readable = format!("find / -xdev -type f -perm -o+r -not -path '/proc/*' -not -path '/sys/*' -exec grep -lF {secret} {{}} +");
@@ -208,11 +208,11 @@ fn a_volume_that_holds_anything_is_never_formatted() {
     fleet.done("master");
 
     // The volume of before at another machine: what is on it stays.
-    let key = fleet.on("master").sh("cat /var/lib/conf-master/central.git.key.pub");
+    let key = fleet.on("master").sh("cat /var/lib/conf-volume/master/central.git.key.pub");
     fleet.docker.run(["rm", "--force", "master"]);
     fleet.start("master");
     fleet.done("master");
-    assert_eq!(fleet.on("master").sh("cat /var/lib/conf-master/central.git.key.pub"), key);
+    assert_eq!(fleet.on("master").sh("cat /var/lib/conf-volume/master/central.git.key.pub"), key);
 }
 
 /// A machine whose rights are missing says which, at once.
@@ -422,12 +422,15 @@ fn address(name: &str) -> &str {
 fn packages(folder: &Path) -> BTreeMap<&'static str, PathBuf> {
     let built = std::env::var_os("CONF_DEBS").map_or_else(
         || {
-            let built = folder.join("debs");
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("packages").join("build");
-            let mut build = command(script, Path::new(&std::env::var_os("HOME").unwrap_or_default()));
-            build.arg(&built);
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+            let mut build = command(root.join("packages/build"), Path::new(&std::env::var_os("HOME").unwrap_or_default()));
+            for name in ["CARGO_HOME", "RUSTUP_HOME"] {
+                if let Some(value) = std::env::var_os(name) {
+                    build.env(name, value);
+                }
+            }
             run_good(build);
-            built
+            root.join("target/packages/debs")
         },
         PathBuf::from,
     );
