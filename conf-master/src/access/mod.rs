@@ -84,7 +84,10 @@ impl Binding {
     pub(crate) fn join_token<'t>(&self, table: &'t AccessTable, now: i64) -> Result<&'t TokenEntry, String> {
         let join = table.find(&self.join, now).map_err(|fault| fault.to_string())?;
         if join.scope != Scope::Join(self.datacenter.clone()) {
-            return Err(format!("the token is not for hosts that join {1}; it is for: {0}", join.scope, self.datacenter));
+            return Err(format!(
+                "the token is not for hosts that join {1}; it is for: {0}",
+                join.scope, self.datacenter
+            ));
         }
         Ok(join)
     }
