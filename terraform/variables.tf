@@ -82,7 +82,7 @@ variable "push_from" {
   description = "Networks, as CIDRs, from which people reach conf-master on port 7400, such as a VPN's. Empty: nobody reaches it from outside but by a session of SSM."
 
   validation {
-    condition     = length([for cidr in var.push_from : cidr if !can(cidrnetmask(cidr))]) == 0
+    condition     = length([for cidr in var.push_from : cidr if !(can(cidrnetmask(cidr)) && can(regex("^[0-9.]+/", cidr)))]) == 0
     error_message = "Each network of push_from is IPv4 as CIDR, such as 10.8.0.0/16 or 192.0.2.7/32."
   }
 
