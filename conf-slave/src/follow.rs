@@ -67,7 +67,7 @@ pub(crate) async fn listen(
     loop {
         // Not even the number of the served snapshot is named: another history may have it too.
         let failed = match mirror.upstreams.events(&path, None).await {
-            Ok(events) => read(events, &mirror, (&reports, &statements), &problems, &mut backoff).await,
+            Ok(events) => read(events.with_lists(), &mirror, (&reports, &statements), &problems, &mut backoff).await,
             // A proxy may hold back even the head of the answer.
             Err(error @ UpstreamError::Silent { .. }) => {
                 let path = newest_path(&mirror);

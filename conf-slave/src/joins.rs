@@ -46,7 +46,7 @@ impl Joins {
             return Err(NotJoined::Refused(format!("this conf-slave serves {}, not {datacenter}", self.datacenter)));
         }
         let _place = self.places.try_acquire().map_err(|_| later(format!("{AT_ONCE} hosts are joining already")))?;
-        let hash = TokenHash::of_key(&key);
+        let hash = TokenHash::of_key(&datacenter, &key);
         let path = format!("api/v1/datacenters/{datacenter}/hosts/{host}/key");
         let body = JoinRequest { key: (&key).into(), join: SecretText(token.reveal().to_owned()) };
         let (status, said) = self.ask(&path, &body).await.map_err(|error| later(error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use conf_core::access::{AccessTable, Scope, TokenEntry, TokenHash, TokenId};
+use conf_core::access::{AccessTable, KnownHosts, Scope, TokenEntry, TokenHash, TokenId};
 use conf_core::secret::HostKey;
 use libconf::name::{DatacenterName, GroupName, HostName, PrincipalName};
 use serde::{Deserialize, Serialize};
@@ -93,15 +93,16 @@ impl Binding {
     }
 
     /// Says why the host cannot be known by this key.
-    pub(crate) fn objection(&self, table: &AccessTable, now: i64) -> Option<String> {
-        self.entry(table, now).err()
+    pub(crate) fn objection(&self, table: &AccessTable, known: &KnownHosts, now: i64) -> Option<String> {
+        self.entry(table, known, now).err()
     }
 
     /// Makes the entry, or says why there cannot be one.
-    fn entry(&self, table: &AccessTable, now: i64) -> Result<TokenEntry, String> {
+    fn entry(&self, table: &AccessTable, known: &KnownHosts, now: i64) -> Result<TokenEntry, String> {
         let Binding { datacenter, host, key, .. } = self;
-        let by = self.join_token(table, now)?.name.to_string();
-        let hash = TokenHash::of_key(key);
+        let join = self.join_token(table, now)?;
+        let by = format!("{} ({})", join.name, join.id());
+        let hash = TokenHash::of_key(datacenter, key);
         if let Some(known) = table.by_id(&hash.id()) {
             return Err(match known.fault(now) {
                 Some(_) => {
@@ -112,13 +113,14 @@ impl Binding {
                 None => format!("its key is that of the {}; each host needs one of its own", known.scope),
             });
         }
-        let mut others = table.tokens().filter(|one| one.key.is_some() && one.is_of(datacenter, host));
-        if let Some(other) = others.find(|one| one.fault(now).is_none()) {
-            let id = other.id();
+        if let Some((id, by_key)) = known.of(datacenter, host) {
+            let how = if *by_key { "has joined with another key" } else { "has a token of its own" };
             return Err(format!(
-                "{host} has joined with another key; if this is the same host, an administrator says so: \
-                 `conf-master token revoke {id}`"
+                "{host} {how}; if this is the same host, an administrator says so: `conf-master token revoke {id}`"
             ));
+        }
+        if host.as_str() == SERVER {
+            return Err(format!("`{SERVER}` is the name of the server itself"));
         }
         let name = host.as_str().parse().map_err(|bad| format!("{bad}"))?;
         let scope = Scope::Host { datacenter: datacenter.clone(), host: host.clone() };
@@ -179,11 +181,12 @@ impl AccessRequest {
                 format!("{} has the new token {} in place of {id}", old.name, hash.id())
             }
             AccessRequest::Bind(bindings) => {
-                let (mut joined, mut why) = (Vec::new(), None);
+                let (mut joined, mut why, mut known) = (Vec::new(), None, changed.known_hosts(now));
                 for binding in bindings {
                     // One that cannot join holds up no other.
-                    let entry = binding.entry(&changed, now);
-                    let put = entry.and_then(|entry| changed.put(entry, now).map_err(|full| full.to_string()));
+                    let entry = binding.entry(&changed, &known, now);
+                    let put = |entry| changed.put_joined(entry, &mut known).map_err(|full| full.to_string());
+                    let put = entry.and_then(put);
                     match put {
                         Ok(()) => joined.push(format!("{}/{}", binding.datacenter, binding.host)),
                         Err(words) => why = why.or(Some(words)),
@@ -276,20 +279,23 @@ mod tests {
         assert_eq!(words, "joined: lab/v1/web-1, lab/v1/web-4");
         let made: Vec<bool> = asked.iter().map(|one| one.is_made(&joined, 50)).collect();
         assert_eq!(made, [true, false, false, false, true]);
-        let why = |one: &Binding, at: i64| one.objection(&joined, at).unwrap();
+        let known = joined.clone().known_hosts(50);
+        let why = |one: &Binding, at: i64| one.objection(&joined, &known, at).unwrap();
         assert!(why(&binding("web-1", &third, &join), 50).contains("web-1 has joined with another key"));
         assert!(why(&asked[2], 50).contains("its key is that of the host lab/v1/web-1"));
         assert!(why(&asked[3], 50).contains("it is for: as the policy says"));
         assert!(why(&binding("web-5", &third, &join), 100).contains("expired"));
         // Who has joined stays when the token is over.
         assert!(asked[0].is_made(&joined, 200));
-        let id = TokenHash::of_key(&first).id();
+        let id = TokenHash::of_key(&lab, &first).id();
         let (ended, _) = AccessRequest::Revoke(id.clone()).apply(&joined, "root", 60).unwrap();
         assert!(!asked[0].is_made(&ended, 60));
-        assert!(asked[0].objection(&ended, 60).unwrap().contains("its key was revoked"));
+        let known = ended.clone().known_hosts(60);
+        assert!(asked[0].objection(&ended, &known, 60).unwrap().contains("its key was revoked"));
         let (again, _) = AccessRequest::Bind(vec![binding("web-1", &third, &join)]).apply(&ended, "x", 61).unwrap();
-        assert_eq!(again.find(&TokenHash::of_key(&third), 61).unwrap().by, "fleet");
-        let refused = AccessRequest::Rotate(TokenHash::of_key(&third).id(), other, 0).apply(&again, "root", 62);
+        let third = TokenHash::of_key(&lab, &third);
+        assert_eq!(again.find(&third, 61).unwrap().by, format!("fleet ({})", join.id()));
+        let refused = AccessRequest::Rotate(third.id(), other, 0).apply(&again, "root", 62);
         assert!(refused.unwrap_err().reason.contains("and no token; revoke it"));
         AccessRequest::Bind(vec![asked[1].clone()]).apply(&joined, "x", 63).unwrap_err();
     }

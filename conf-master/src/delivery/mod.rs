@@ -130,7 +130,8 @@ impl fmt::Display for Delivery {
                 let about = late.failures.iter().find(|failure| failure.is_about(one.sequence));
                 let error = about.map(|failure| &failure.error).or(late.error.as_ref());
                 let state = match (late.state, error) {
-                    (_, Some(error)) => format!(": {error}"),
+                    // A host's own words stay on its line.
+                    (_, Some(error)) => format!(": {}", error.lines().collect::<Vec<_>>().join(" ")),
                     (HostState::Updating, None) => " and works on a newer one".to_owned(),
                     // A report of this change or a later one that is late is of another history.
                     _ if late.sequence >= one.sequence => {

@@ -76,11 +76,11 @@ pub(crate) type NamedDatacenter = Result<DatacenterName, Response>;
 pub(crate) const READING_AT_ONCE: u64 = 8;
 /// Those that wait for their turn, and how long each of them waits.
 pub(crate) const READINGS_WAITING: usize = 1024;
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The most bytes that are read of a body where there should be none.
 const BARE_BYTES: usize = 1024;
 /// Why somebody got no place.
-const CROWDED: &str = "too much is asked for at once; ask again in a moment";
+pub(crate) const CROWDED: &str = "too much is asked for at once; ask again in a moment";
 
 /// Answers with the response of a handler, or with its refusal.
 pub(crate) async fn answer(handler: impl Future<Output = Answered>) -> Response {

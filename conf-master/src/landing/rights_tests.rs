@@ -299,6 +299,8 @@ async fn keys_about_secrets_need_a_right_for_all_versions_of_the_id() {
     // Nothing of that changes, wherever it stands.
     assert_eq!(change("frank", lab, &format!("# moved\n\n{secret}{}platform: {{a: 2}}\n", host(KEY))).await, None);
     lacks(change("frank", lab, &secret.replace("vault", "other")).await, "secrets");
+    // Another host could join under the name of one that has gone.
+    lacks(change("frank", lab, secret).await, "secrets");
     // The id has secrets: one more version of it would have them too.
     lacks(change("frank", "datacenters/lab/v2", "").await, "secrets");
     let other = "secrets: {db: {from: vault, readers: [services/web]}}\n";

@@ -102,8 +102,9 @@ async fn land(lander: &Lander, waiting: Vec<Waiting>) {
     let bindings = waiting.iter().map(|one| one.binding.clone()).collect();
     let outcome = lander.land(Push::access(AccessRequest::Bind(bindings), &pusher)).await;
     let tokens = lander.access.borrow().clone();
+    let known = AccessTable::clone(&tokens).known_hosts(now());
     for Waiting { binding, reply } in waiting {
-        let joined = match binding.objection(&tokens, now()) {
+        let joined = match binding.objection(&tokens, &known, now()) {
             _ if binding.is_made(&tokens, now()) => Ok(()),
             Some(words) => Err(NotJoined::Refused(words)),
             // The landing itself was refused, or there was no room for this one.

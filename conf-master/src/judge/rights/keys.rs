@@ -67,12 +67,15 @@ pub(crate) fn changed(
     Ok(verbs)
 }
 
-/// Tells whether a datacenter's own file declares its secrets otherwise, or gives a host another
-/// key. A host that goes takes its key along.
+/// Tells whether a datacenter's own file declares its secrets otherwise, gives a host another key,
+/// or takes a host with its key away: another one could join under that name.
 fn has_new_secrets(before: Option<&InstanceManifest>, after: &InstanceManifest) -> bool {
     let declared = before.map(|before| meanings(&before.secrets)).unwrap_or_default();
     let key = |host| before.and_then(|before| before.hosts.get(host)?.key.as_ref());
-    declared != meanings(&after.secrets) || after.hosts.iter().any(|(name, host)| key(name) != host.key.as_ref())
+    let is_other = after.hosts.iter().any(|(name, host)| key(name) != host.key.as_ref());
+    let had = before.iter().flat_map(|before| &before.hosts).filter(|(_, host)| host.key.is_some());
+    let is_gone = had.into_iter().any(|(name, _)| !after.hosts.contains_key(name));
+    declared != meanings(&after.secrets) || is_other || is_gone
 }
 
 /// Finds the rights that a datacenter needs since its class says other things than before: another

@@ -15,7 +15,7 @@ pub use crate::access::{
     policy::{Denied, Place, Policy, PolicyFault, Right},
     principal::{Named, Principal, Scope},
     statement::{AccessEvent, AccessReader},
-    table::{AccessTable, BadTable, TokenEntry, Unproven},
+    table::{AccessTable, BadTable, KnownHosts, TokenEntry, Unproven},
     token::{BadToken, Token, TokenHash, TokenId},
     verb::Verb,
 };

@@ -54,7 +54,11 @@ impl AccessReader {
     /// Tells whether the key, if there is one, is what the hash says: of the two, the hash is
     /// signed.
     pub(crate) fn is_coherent(&self) -> bool {
-        self.key.as_ref().is_none_or(|key| TokenHash::of_key(key) == self.hash)
+        match (&self.key, &self.scope) {
+            (None, _) => true,
+            (Some(key), Scope::Host { datacenter, .. }) => TokenHash::of_key(datacenter, key) == self.hash,
+            (Some(_), _) => false,
+        }
     }
 }
 
@@ -63,9 +67,11 @@ impl AccessEvent {
     pub(crate) fn text(&self) -> String {
         let AccessEvent { central, time, datacenter, open, readers, .. } = self;
         let mut text = format!("conf-access 1\ndatacenter {datacenter}\ncentral {central}\ntime {time}\nopen {open}\n");
-        for AccessReader { hash, name, scope, expires, key: _ } in readers {
+        for AccessReader { hash, name, scope, expires, key } in readers {
             let expires = expires.map_or_else(|| "-".to_owned(), |end| end.to_string());
-            let _ = writeln!(text, "reader {hash} {name} {expires} {scope}");
+            // The hash is that of the key, and so that says which one.
+            let by = if key.is_some() { " by its key" } else { "" };
+            let _ = writeln!(text, "reader {hash} {name} {expires} {scope}{by}");
         }
         text
     }

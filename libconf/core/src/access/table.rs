@@ -54,6 +54,28 @@ pub struct AccessTable {
     is_open: bool,
 }
 
+/// The hosts that are known by a token or a key, and how many have joined each datacenter.
+#[derive(Debug, Default)]
+pub struct KnownHosts {
+    hosts: BTreeMap<(DatacenterName, HostName), (TokenId, bool)>,
+    joined: BTreeMap<DatacenterName, usize>,
+}
+
+impl KnownHosts {
+    /// The entry by which a host is known, and whether that is a key.
+    pub fn of(&self, datacenter: &DatacenterName, host: &HostName) -> Option<&(TokenId, bool)> {
+        self.hosts.get(&(datacenter.clone(), host.clone()))
+    }
+
+    fn note(&mut self, entry: &TokenEntry) {
+        if let Scope::Host { datacenter, host } = &entry.scope {
+            let by_key = entry.key.is_some();
+            self.hosts.insert((datacenter.clone(), host.clone()), (entry.id(), by_key));
+            *self.joined.entry(datacenter.clone()).or_default() += usize::from(by_key);
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Document {
     format: u32,
@@ -118,10 +140,6 @@ impl TokenEntry {
         matches!(&self.scope, Scope::Host { datacenter: own, host: name } if own == datacenter && name == host)
     }
 
-    fn has_joined(&self, datacenter: &DatacenterName) -> bool {
-        self.key.is_some() && matches!(&self.scope, Scope::Host { datacenter: own, .. } if own == datacenter)
-    }
-
     /// The reason why it proves nothing at `now`, in seconds since 1970.
     pub fn fault(&self, now: i64) -> Option<Unproven> {
         if self.revoked.is_some() {
@@ -130,7 +148,11 @@ impl TokenEntry {
         self.expires.is_some_and(|end| end <= now).then_some(Unproven::Expired)
     }
 
+    /// A key that was revoked never joins again, and so is never forgotten.
     fn is_forgotten(&self, now: i64) -> bool {
+        if self.key.is_some() {
+            return false;
+        }
         let end = self.revoked.or(self.expires);
         end.is_some_and(|end| end.saturating_add(KEPT_AFTER_END) < now)
     }
@@ -190,8 +212,33 @@ impl AccessTable {
 
     /// Finds the good entry of a host's key, by which the host joined.
     pub fn bound(&self, datacenter: &DatacenterName, host: &HostName, key: &HostKey, now: i64) -> Option<&TokenEntry> {
-        let entry = self.find(&TokenHash::of_key(key), now).ok()?;
+        let entry = self.find(&TokenHash::of_key(datacenter, key), now).ok()?;
         (entry.key.as_ref() == Some(key) && entry.is_of(datacenter, host)).then_some(entry)
+    }
+
+    /// Forgets those that were over long ago.
+    fn forget(&mut self, now: i64) {
+        self.tokens.retain(|_, one| !one.is_forgotten(now));
+    }
+
+    /// Lists the hosts that are known by a token or a key at `now`, for those that join then.
+    pub fn known_hosts(&mut self, now: i64) -> KnownHosts {
+        self.forget(now);
+        let mut known = KnownHosts::default();
+        self.tokens.values().filter(|one| one.fault(now).is_none()).for_each(|one| known.note(one));
+        known
+    }
+
+    /// Adds the entry of a host that joins, and notes it among those that are known.
+    pub fn put_joined(&mut self, entry: TokenEntry, known: &mut KnownHosts) -> Result<(), BadTable> {
+        if let Scope::Host { datacenter, .. } = &entry.scope
+            && known.joined.get(datacenter).is_some_and(|count| *count >= MOST_JOINED)
+        {
+            return Err(BadTable::FullOfHosts(datacenter.clone()));
+        }
+        known.note(&entry);
+        self.tokens.insert(entry.hash.clone(), entry);
+        Ok(())
     }
 
     /// Finds a token by the name that people use.
@@ -208,24 +255,15 @@ impl AccessTable {
 
     /// Adds a token or replaces its entry, and forgets those that were over long ago.
     pub fn put(&mut self, entry: TokenEntry, now: i64) -> Result<(), BadTable> {
-        self.tokens.retain(|_, one| !one.is_forgotten(now));
+        self.forget(now);
         if !self.tokens.contains_key(&entry.hash) {
-            let live = self.tokens.values().filter(|one| one.fault(now).is_none());
-            match (&entry.key, &entry.scope) {
-                (Some(_), Scope::Host { datacenter, .. }) => {
-                    if live.filter(|one| one.has_joined(datacenter)).count() >= MOST_JOINED {
-                        return Err(BadTable::FullOfHosts(datacenter.clone()));
-                    }
-                }
-                _ => {
-                    if live.filter(|one| one.key.is_none()).count() >= MOST_TOKENS {
-                        return Err(BadTable::Full);
-                    }
-                }
+            let of_tokens = || self.tokens.values().filter(|one| one.key.is_none());
+            if of_tokens().filter(|one| one.fault(now).is_none()).count() >= MOST_TOKENS {
+                return Err(BadTable::Full);
             }
             // Those that are over are listed for people, and take no room from others.
             while self.tokens.len() >= 2 * MOST_TOKENS {
-                let over = self.tokens.values().filter(|one| one.fault(now).is_some());
+                let over = self.tokens.values().filter(|one| one.key.is_none() && one.fault(now).is_some());
                 let Some(first) = over.min_by_key(|one| one.revoked.or(one.expires)) else { break };
                 let first = first.hash.clone();
                 self.tokens.remove(&first);
@@ -320,10 +358,17 @@ mod tests {
             let (datacenter, host) = (of.parse().unwrap(), format!("web-{number}").parse().unwrap());
             TokenEntry { scope: Scope::Host { datacenter, host }, key: Some(key.clone()), ..one(number, None) }
         };
-        let full = AccessTable::of((0..MOST_JOINED).map(|number| joined(number, "lab/v1")), false);
-        let words = put(&full, joined(MOST_JOINED, "lab/v1")).unwrap_err().to_string();
-        assert!(words.contains("20000 hosts have joined lab/v1 already"), "{words}");
-        put(&full, joined(MOST_JOINED, "lab/v2")).unwrap();
+        let mut full = AccessTable::of((0..MOST_JOINED).map(|number| joined(number, "lab/v1")), false);
         put(&full, one(MOST_JOINED, None)).unwrap();
+        let mut known = full.known_hosts(now);
+        assert!(known.of(&"lab/v1".parse().unwrap(), &"web-7".parse().unwrap()).unwrap().1);
+        let words = full.put_joined(joined(MOST_JOINED, "lab/v1"), &mut known).unwrap_err().to_string();
+        assert!(words.contains("20000 hosts have joined lab/v1 already"), "{words}");
+        full.put_joined(joined(MOST_JOINED, "lab/v2"), &mut known).unwrap();
+        // A key that was revoked is known for good.
+        let late = now + 2 * KEPT_AFTER_END;
+        full.put(TokenEntry { revoked: Some(now), ..joined(3, "lab/v1") }, late).unwrap();
+        full.put(one(MOST_JOINED + 9, None), 2 * late).unwrap();
+        assert!(full.by_id(&joined(3, "lab/v1").id()).is_some());
     }
 }

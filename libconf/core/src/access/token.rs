@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use libconf::name::DatacenterName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -110,10 +111,10 @@ impl TokenId {
 }
 
 impl TokenHash {
-    /// The hash by which a host's key is known. No token has it, since no token begins like this
-    /// text.
-    pub fn of_key(key: &HostKey) -> Self {
-        TokenHash(format!("{:x}", Sha256::digest(format!("conf-key\n{key}\n"))))
+    /// The hash by which the key of a datacenter's host is known. No token has it, since no token
+    /// begins like this text.
+    pub fn of_key(datacenter: &DatacenterName, key: &HostKey) -> Self {
+        TokenHash(format!("{:x}", Sha256::digest(format!("conf-key\n{datacenter}\n{key}\n"))))
     }
 
     /// How people name the token.

@@ -242,6 +242,10 @@ impl Authenticator {
         };
         let SessionRequest { datacenter, host, .. } = request;
         let answer = match (sessions.answer(request), joining(request)) {
+            // conf-master is not asked for those who show wrong tokens again and again.
+            (Err(NoSession::MayJoin), Some(_)) if self.0.tries.lock().recent(peer.who()) > MOST_TRIES => {
+                return too_many();
+            }
             (Err(NoSession::MayJoin), Some(joining)) => match self.join(joining, peer).await {
                 Ok(()) => sessions.answer(request),
                 Err(NotJoined::Refused(words)) => {

@@ -57,6 +57,12 @@ impl Tries {
         self.count_at(who, Instant::now())
     }
 
+    /// How many there are of this peer, less those of before the window.
+    pub(crate) fn recent(&self, who: Who) -> u32 {
+        let own = self.by.get(&who).filter(|one| one.since.elapsed() < WINDOW);
+        own.map_or(0, |one| one.count)
+    }
+
     fn count_at(&mut self, who: Who, now: Instant) -> u32 {
         if self.by.len() >= FEW_PEERS && now.saturating_duration_since(self.looked) >= BETWEEN {
             self.looked = now;

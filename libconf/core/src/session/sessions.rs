@@ -339,7 +339,7 @@ mod tests {
         let join = |revoked: Option<i64>| {
             let (key, mut table) = (site.own.recipient().clone(), AccessTable::default());
             let entry = TokenEntry {
-                hash: TokenHash::of_key(&key),
+                hash: TokenHash::of_key(&lab, &key),
                 name: "web-9".parse().unwrap(),
                 groups: BTreeSet::new(),
                 scope: Scope::Host { datacenter: lab.clone(), host: "web-9".parse().unwrap() },

@@ -50,10 +50,10 @@ mod tests {
             expires,
             key: None,
         };
+        let datacenter: DatacenterName = "lab/v1".parse().unwrap();
         let identity = |name: &str| Identity::create(&folder.path().join(name)).unwrap().recipient().clone();
         let (joined, foreign) = (identity("joined"), identity("foreign"));
-        let joined = AccessReader { hash: TokenHash::of_key(&joined), key: Some(joined), ..reader(None) };
-        let datacenter: DatacenterName = "lab/v1".parse().unwrap();
+        let joined = AccessReader { hash: TokenHash::of_key(&datacenter, &joined), key: Some(joined), ..reader(None) };
         let statement = AccessEvent {
             central: Sequence(9),
             time: 100,
@@ -84,6 +84,8 @@ mod tests {
         // The hash of a key is signed, and so no other key counts.
         let mut changed = good.clone();
         changed.readers[2].key = Some(foreign);
+        verify_access(&changed, &datacenter, &trusted).unwrap_err();
+        changed.readers[2].key = None;
         verify_access(&changed, &datacenter, &trusted).unwrap_err();
         let copied = AccessEvent { datacenter: "lab/v2".parse().unwrap(), ..good };
         verify_access(&copied, &copied.datacenter, &trusted).unwrap_err();

@@ -57,8 +57,12 @@ const PERIODS: f64 = 2.5;
 /// The shortest silence that counts, whatever period a server states.
 const SHORTEST: Duration = Duration::from_millis(200);
 
-/// The most bytes of one event; this project's events have a few hundred.
-const LONGEST_LINE: usize = 1 << 20;
+/// 1 MiB for one event; most have a few hundred bytes.
+const LONGEST: usize = 1 << 20;
+/// 64 MiB for a list of who may ask, on a stream that takes such: one of 40,000 has 36 MB at most.
+const LONGEST_LIST: usize = 64 << 20;
+/// The event that is such a list.
+const LIST: &str = "access";
 
 /// One server-sent event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,12 +89,30 @@ pub struct Events {
     limit: Duration,
     /// Nothing was heard yet.
     is_mute: bool,
+    /// Lists of who may ask are read, however long.
+    takes_lists: bool,
 }
 
 impl Events {
     pub(crate) fn new(upstream: Arc<Upstream>, url: String, response: Response) -> Self {
         let (parser, ready) = (Parser::default(), VecDeque::new());
-        Events { upstream, url, response, parser, ready, heard: Instant::now(), limit: SILENCE, is_mute: true }
+        Events {
+            upstream,
+            url,
+            response,
+            parser,
+            ready,
+            heard: Instant::now(),
+            limit: SILENCE,
+            is_mute: true,
+            takes_lists: false,
+        }
+    }
+
+    /// The same, where lists of who may ask may be up to 64 MiB long. Others are for conf-slaves.
+    #[must_use]
+    pub fn with_lists(self) -> Self {
+        Events { takes_lists: true, ..self }
     }
 
     /// The server of the stream.
@@ -151,8 +173,10 @@ impl Events {
             };
             (self.heard, self.is_mute) = (Instant::now(), false);
             self.parser.feed(&part, &mut self.ready);
-            if self.parser.pending() > LONGEST_LINE {
-                return Err(UpstreamError::Unexpected { url: url(), reason: "an event above 1 MiB".to_owned() });
+            let longest = if self.takes_lists && self.parser.name == LIST { LONGEST_LIST } else { LONGEST };
+            if self.parser.pending() > longest {
+                let reason = format!("an event above {} MiB", longest >> 20);
+                return Err(UpstreamError::Unexpected { url: url(), reason });
             }
         }
     }

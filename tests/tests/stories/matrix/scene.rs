@@ -293,7 +293,7 @@ fn joining(site: &Site, doors: &Doors) -> Vec<Joining> {
     let [west, north] = DATACENTERS;
     let far = token_in(&site.master.token("far-fleet", &["--join", north]));
     let fleet = doors.token("fleet").expect("a token").to_owned();
-    let hosts = [(west, "web-1", &fleet), (west, "web-2", &fleet), (north, "far-1", &far), (north, "web-1", &far)];
+    let hosts = [(west, "web-3", &fleet), (west, "web-2", &fleet), (north, "far-2", &far), (north, "web-1", &far)];
     let joining = |(datacenter, host, token): (&'static str, &'static str, &String)| {
         let (_, key) = sessions::identity(site, &format!("{}-{host}", datacenter.replace('/', "-")));
         Joining { datacenter, host, body: json!({"key": key, "join": token}) }
