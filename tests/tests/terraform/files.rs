@@ -31,7 +31,11 @@ fn a_fault_in_a_file_is_found() {
     fault(formatted, "locals {\n", "wrong.tf");
     fault(references, "locals {\n", "python-hcl2 cannot parse it");
     fault(references, "output \"a\" {\n  value = var.gone\n}\n", "var.gone is named and not declared");
-    fault(references, "output \"a\" {\n  value = \"x${aws_vpc.gone.id}\"\n}\n", "aws_vpc.gone is named and not declared");
+    fault(
+        references,
+        "output \"a\" {\n  value = \"x${aws_vpc.gone.id}\"\n}\n",
+        "aws_vpc.gone is named and not declared",
+    );
     fault(references, "variable \"a\" {}\n", "var.a is declared and not used");
 }
 

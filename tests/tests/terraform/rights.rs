@@ -49,7 +49,9 @@ fn rights_follow_from_what_is_asked_for() {
     let of_slave = rights(&rendered, "slave");
     assert!(!of_slave.iter().any(|(action, _)| action.starts_with("s3:")), "{of_slave:?}");
     let sessions = of_slave.iter().filter(|(_, resource)| resource == "*").map(|(action, _)| action.as_str());
-    assert!(sessions.clone().all(|action| action.starts_with("ssmmessages:") || action == "ssm:UpdateInstanceInformation"));
+    assert!(
+        sessions.clone().all(|action| action.starts_with("ssmmessages:") || action == "ssm:UpdateInstanceInformation")
+    );
     assert_eq!(sessions.count(), 5);
 }
 
@@ -64,7 +66,10 @@ fn user_data_is_small_and_holds_no_secret() {
     for (name, user_data) in &rendered.user_data {
         // Packed it is less than half of this.
         assert!(user_data.len() < 24 * 1024, "{name} has {} bytes", user_data.len());
-        assert!(!user_data.contains("BEGIN ") && !user_data.contains("conf_0") && !user_data.contains("ssh-ed25519"), "{name}");
+        assert!(
+            !user_data.contains("BEGIN ") && !user_data.contains("conf_0") && !user_data.contains("ssh-ed25519"),
+            "{name}"
+        );
     }
 }
 

@@ -20,7 +20,8 @@ fn checkov_finds_nothing_that_is_not_explained() {
     }
 
     let open = TempDir::new().unwrap();
-    fs::write(open.path().join("open.tf"), "resource \"aws_ebs_volume\" \"a\" {\n  availability_zone = \"a\"\n}\n").unwrap();
+    fs::write(open.path().join("open.tf"), "resource \"aws_ebs_volume\" \"a\" {\n  availability_zone = \"a\"\n}\n")
+        .unwrap();
     assert!(text(&checked(open.path()).0).contains("CKV_AWS_3"));
 }
 
@@ -28,11 +29,21 @@ fn checkov_finds_nothing_that_is_not_explained() {
 fn checked(folder: &Path) -> (Output, Vec<String>) {
     let home = TempDir::new().unwrap();
     let mut checkov = command(checker("checkov"), home.path());
-    checkov.args(["-m", "checkov.main", "--quiet", "--compact", "--skip-download", "--framework", "terraform", "--directory"]);
+    checkov.args([
+        "-m",
+        "checkov.main",
+        "--quiet",
+        "--compact",
+        "--skip-download",
+        "--framework",
+        "terraform",
+        "--directory",
+    ]);
     checkov.arg(folder);
     let output = run(checkov);
     let files = ["", "machine"].into_iter().filter_map(|below| fs::read_dir(folder.join(below)).ok()).flatten();
-    let files = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|ending| ending == "tf"));
+    let files =
+        files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|ending| ending == "tf"));
     let lines = files.flat_map(|path| {
         let lines = fs::read_to_string(path).unwrap();
         lines.lines().filter(|line| line.contains("checkov:skip")).map(str::to_owned).collect::<Vec<_>>()

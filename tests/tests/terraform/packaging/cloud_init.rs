@@ -42,7 +42,12 @@ fn a_fleet_sets_itself_up_and_a_push_signals_a_job() {
 
     // Each cut is a power cut of the machine in the middle of a step. The next boot completes it.
     fleet.start("master");
-    for step in ["installs conf-master", "makes a certificate for DNS:slave", "starts conf-master.service", "wrote the parameter /conf/slave/token"] {
+    for step in [
+        "installs conf-master",
+        "makes a certificate for DNS:slave",
+        "starts conf-master.service",
+        "wrote the parameter /conf/slave/token",
+    ] {
         // A boot that goes on where the one before was cut may be beyond this step already.
         fleet.says("master", &format!("{step}\\|: done:"));
         fleet.docker.run(["kill", "master"]);
@@ -60,11 +65,19 @@ fn a_fleet_sets_itself_up_and_a_push_signals_a_job() {
     // The pointer is in Consul, over TLS, with a token that may write it and one that may read it.
     let key = "configurations/snapshots/main/v1";
     let ask = |token: &str, more: &str| {
-        format!("curl -sf --cacert /etc/conf-local/ca.crt -H \"X-Consul-Token: $(cat {token})\" {more} https://consul.conf.internal:8501/v1/kv/{key}")
+        format!(
+            "curl -sf --cacert /etc/conf-local/ca.crt -H \"X-Consul-Token: $(cat {token})\" {more} https://consul.conf.internal:8501/v1/kv/{key}"
+        )
     };
     fleet.on("job-1").sh(&ask("/etc/conf-local/consul.token", ""));
     assert!(!fleet.on("job-1").try_sh(&ask("/etc/conf-local/consul.token", "-X PUT -d x")).status.success());
-    assert!(!fleet.on("job-1").try_sh(&format!("curl -sf --cacert /etc/conf-local/ca.crt https://consul.conf.internal:8501/v1/kv/{key}")).status.success());
+    assert!(
+        !fleet
+            .on("job-1")
+            .try_sh(&format!("curl -sf --cacert /etc/conf-local/ca.crt https://consul.conf.internal:8501/v1/kv/{key}"))
+            .status
+            .success()
+    );
     problems(&fleet);
 
     rights(&fleet);
@@ -104,7 +117,12 @@ fn state(fleet: &Fleet) -> String {
 /// A package whose sum is not the given one is not installed, and what runs goes on.
 fn another_package(fleet: &Fleet) {
     let good = fleet.user_data("job-2");
-    let sum = good.lines().find_map(|line| line.trim().strip_prefix("PACKAGE_SHA256='")).unwrap().trim_end_matches('\'').to_owned();
+    let sum = good
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("PACKAGE_SHA256='"))
+        .unwrap()
+        .trim_end_matches('\'')
+        .to_owned();
     fleet.set_user_data("job-2", &good.replace(&sum, &"e".repeat(64)));
     fleet.docker.run(["restart", "job-2"]);
     fleet.says("job-2", &format!("has the SHA-256 {sum}, and not eeee"));
@@ -117,13 +135,16 @@ fn another_package(fleet: &Fleet) {
 
 /// A certificate that is about to end is made anew, and reaches the server that uses it.
 fn certificates(fleet: &Fleet) {
-    let serial = "openssl s_client -connect slave.conf.internal:7401 </dev/null 2>/dev/null | openssl x509 -noout -serial";
+    let serial =
+        "openssl s_client -connect slave.conf.internal:7401 </dev/null 2>/dev/null | openssl x509 -noout -serial";
     let before = fleet.on("job-1").sh(serial);
     for name in ["master", "slave"] {
         // As if 30 days were 400.
         fleet.on(name).sh("sed -i 's/^DAYS_BEFORE_END=30/DAYS_BEFORE_END=400/' /usr/local/lib/conf-setup/common.sh; systemctl start conf-setup");
     }
-    fleet.on("job-1").eventually("the new certificate to be shown", &format!("[ \"$({serial})\" != '{}' ]", before.trim()));
+    fleet
+        .on("job-1")
+        .eventually("the new certificate to be shown", &format!("[ \"$({serial})\" != '{}' ]", before.trim()));
     push_again(fleet, "9393");
     fleet.job_says("job-1", "\"port\": 9393");
 }
@@ -132,13 +153,19 @@ fn certificates(fleet: &Fleet) {
 fn rights(fleet: &Fleet) {
     let all: Vec<&str> = fleet.rendered.parameters.keys().map(String::as_str).collect();
     let reads = |machine: &str| -> BTreeMap<String, String> {
-        let get = format!("aws --endpoint-url http://{METADATA}:4566 --region eu-central-1 ssm get-parameter --with-decryption --name");
+        let get = format!(
+            "aws --endpoint-url http://{METADATA}:4566 --region eu-central-1 ssm get-parameter --with-decryption --name"
+        );
         let script = format!(
             "for name in {}; do {{ answer=$({get} /conf/$name 2>&1) && echo $name yes || echo $name \"$(tr -d '\\n' <<<\"$answer\")\"; }} & done; wait",
             all.join(" ")
         );
         let answers = fleet.on(machine).sh(&script);
-        answers.lines().filter_map(|line| line.split_once(' ')).map(|(name, answer)| (name.to_owned(), answer.to_owned())).collect()
+        answers
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, answer)| (name.to_owned(), answer.to_owned()))
+            .collect()
     };
     let may = |machine: &str, parameter: &str| match machine {
         "master" => false,
@@ -158,8 +185,16 @@ fn rights(fleet: &Fleet) {
     for secret in secrets.lines() {
         assert!(secret.len() > 20, "{secrets}");
         assert!(!fleet.rendered.user_data.values().any(|text| text.contains(secret)));
-        assert!(!fleet.on("master").try_sh(&format!("grep -rF {secret} /etc /var/log /var/lib/conf-volume --exclude=consul-jobs")).status.success());
-        let readable = format!("find / -xdev -type f -perm -o+r -not -path '/proc/*' -not -path '/sys/*' -exec grep -lF {secret} {{}} +");
+        assert!(
+            !fleet
+                .on("master")
+                .try_sh(&format!("grep -rF {secret} /etc /var/log /var/lib/conf-volume --exclude=consul-jobs"))
+                .status
+                .success()
+        );
+        let readable = format!(
+            "find / -xdev -type f -perm -o+r -not -path '/proc/*' -not -path '/sys/*' -exec grep -lF {secret} {{}} +"
+        );
         assert_eq!(text(&fleet.on("job-1").try_sh(&readable)), "");
     }
 }
@@ -177,7 +212,9 @@ fn push(fleet: &Fleet, port: &str) {
     assert!(fleet.rendered.push.contains(port));
     let first = fleet.rendered.push.split("# Every later change").next().unwrap();
     let first = first.replace("aws ssm", &format!("aws --endpoint-url http://{METADATA}:4566 ssm"));
-    fleet.on("master").sh(&format!("export AWS_ACCESS_KEY_ID=ASIAPEOPLE AWS_SECRET_ACCESS_KEY=x; mkdir -p /root/admin; cd /root/admin\n{first}"));
+    fleet.on("master").sh(&format!(
+        "export AWS_ACCESS_KEY_ID=ASIAPEOPLE AWS_SECRET_ACCESS_KEY=x; mkdir -p /root/admin; cd /root/admin\n{first}"
+    ));
 }
 
 fn push_again(fleet: &Fleet, port: &str) {
@@ -258,15 +295,24 @@ impl Fleet {
         let rendered = render(&given).unwrap_or_else(|said| panic!("{said}"));
 
         let docker = Docker::start();
-        docker.make_system_image("machine", &["cloud-init", "awscli", "python3-cffi-backend", "locales", "openssh-server"]);
+        docker.make_system_image(
+            "machine",
+            &["cloud-init", "awscli", "python3-cffi-backend", "locales", "openssh-server"],
+        );
         docker.run(["network", "create", "--subnet", "10.64.0.0/24", "fleet"]);
         let machines: serde_json::Map<String, Value> = (rendered.user_data.iter())
             .map(|(name, text)| {
                 let packed = packed(folder.path(), text);
-                (name.clone(), json!({"address": address(name), "policy": rendered.policies[name], "user_data": packed}))
+                (
+                    name.clone(),
+                    json!({"address": address(name), "policy": rendered.policies[name], "user_data": packed}),
+                )
             })
-            .chain([("people".to_owned(), json!({"address": "", "user_data": "", "policy":
-                "{\"Statement\": [{\"Effect\": \"Allow\", \"Action\": \"*\", \"Resource\": \"*\"}]}"}))])
+            .chain([(
+                "people".to_owned(),
+                json!({"address": "", "user_data": "", "policy":
+                "{\"Statement\": [{\"Effect\": \"Allow\", \"Action\": \"*\", \"Resource\": \"*\"}]}"}),
+            )])
             .collect();
         let (file, log) = (folder.path().join("fleet.json"), folder.path().join("requests.jsonl"));
         let fleet = json!({
@@ -274,7 +320,11 @@ impl Fleet {
             "key": rendered.key, "log": log, "machines": machines, "objects": objects, "away": false,
         });
         fs::write(&file, fleet.to_string()).unwrap();
-        fs::write(folder.path().join("aws.conf"), format!("[Manager]\nDefaultEnvironment=AWS_ENDPOINT_URL=http://{METADATA}:4566\n")).unwrap();
+        fs::write(
+            folder.path().join("aws.conf"),
+            format!("[Manager]\nDefaultEnvironment=AWS_ENDPOINT_URL=http://{METADATA}:4566\n"),
+        )
+        .unwrap();
         // cloud-init's generator looks for the first line as it stands.
         let cloud = json!({
             "datasource": {"Ec2": {"metadata_urls": [format!("http://{METADATA}")], "strict_id": false, "max_wait": 30, "timeout": 5}},
@@ -282,14 +332,23 @@ impl Fleet {
             "locale": "C.UTF-8",
         });
         let cloud = cloud.as_object().unwrap().iter().map(|(key, value)| format!("{key}: {value}\n"));
-        fs::write(folder.path().join("95-test.cfg"), format!("datasource_list: [ Ec2 ]\n{}", cloud.collect::<String>())).unwrap();
+        fs::write(
+            folder.path().join("95-test.cfg"),
+            format!("datasource_list: [ Ec2 ]\n{}", cloud.collect::<String>()),
+        )
+        .unwrap();
 
         // In the network of the containers.
         let inside = format!("/proc/{}/ns/net", docker.network_process());
         let inside = format!("--net={inside}");
-        run_good(command_of("nsenter", folder.path(), &[&inside, "ip", "address", "add", METADATA, "dev", "lo"].map(Path::new)));
+        run_good(command_of(
+            "nsenter",
+            folder.path(),
+            &[&inside, "ip", "address", "add", METADATA, "dev", "lo"].map(Path::new),
+        ));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("terraform/aws.py");
-        let arguments = [inside.into(), checker("moto").into_os_string(), script.into_os_string(), file.clone().into_os_string()];
+        let arguments =
+            [inside.into(), checker("moto").into_os_string(), script.into_os_string(), file.clone().into_os_string()];
         let mut aws = Daemon::new("aws", PathBuf::from("/usr/bin/nsenter"), folder.path(), arguments);
         aws.start();
         let volume = Volume::new(folder.path());
@@ -302,14 +361,20 @@ impl Fleet {
         let mut arguments = vec!["--network=fleet".to_owned(), format!("--ip={}", address(name))];
         // No name server is there, which cloud-init shall hear at once.
         arguments.extend(["--dns=127.0.0.1", "--dns-option=timeout:1", "--dns-option=attempts:1"].map(str::to_owned));
-        for (file, to) in [(file("aws.conf", "/etc/systemd/system.conf.d/aws.conf"), ""), (file("95-test.cfg", "/etc/cloud/cloud.cfg.d/95-test.cfg"), "")] {
+        for (file, to) in [
+            (file("aws.conf", "/etc/systemd/system.conf.d/aws.conf"), ""),
+            (file("95-test.cfg", "/etc/cloud/cloud.cfg.d/95-test.cfg"), ""),
+        ] {
             arguments.push(format!("--volume={file}{to}"));
         }
         for server in ["master", "slave", "consul"] {
             arguments.push(format!("--add-host={server}.conf.internal:{}", address(server)));
         }
         if name == "master" {
-            arguments.push(format!("--device={}:/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0master", self.volume.device));
+            arguments.push(format!(
+                "--device={}:/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0master",
+                self.volume.device
+            ));
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.docker.boot_system(name, "machine", &arguments);
@@ -330,7 +395,11 @@ impl Fleet {
     }
 
     fn job_says(&self, name: &str, what: &str) {
-        self.wait(name, &format!("the job of {name} to say {what}"), &format!("journalctl --unit conf-test-job --output cat | grep -F -- '{what}'"));
+        self.wait(
+            name,
+            &format!("the job of {name} to say {what}"),
+            &format!("journalctl --unit conf-test-job --output cat | grep -F -- '{what}'"),
+        );
     }
 
     fn wait(&self, name: &str, what: &str, script: &str) {
@@ -406,7 +475,8 @@ impl Volume {
     }
 
     fn detach(&self) {
-        let _ = run(command_of("losetup", self.file.parent().unwrap(), &[Path::new("--detach"), Path::new(&self.device)]));
+        let _ =
+            run(command_of("losetup", self.file.parent().unwrap(), &[Path::new("--detach"), Path::new(&self.device)]));
     }
 }
 
@@ -426,7 +496,8 @@ fn packages(folder: &Path) -> BTreeMap<&'static str, PathBuf> {
     let built = std::env::var_os("CONF_DEBS").map_or_else(
         || {
             let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-            let mut build = command(root.join("packages/build"), Path::new(&std::env::var_os("HOME").unwrap_or_default()));
+            let mut build =
+                command(root.join("packages/build"), Path::new(&std::env::var_os("HOME").unwrap_or_default()));
             for name in ["CARGO_HOME", "RUSTUP_HOME"] {
                 if let Some(value) = std::env::var_os(name) {
                     build.env(name, value);
@@ -446,7 +517,8 @@ fn packages(folder: &Path) -> BTreeMap<&'static str, PathBuf> {
     // As HashiCorp packs it: the program alone.
     let consul = tests::Consul::program();
     let zip = folder.join("consul.zip");
-    let pack = "import sys, zipfile; zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED).write(sys.argv[2], 'consul')";
+    let pack =
+        "import sys, zipfile; zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED).write(sys.argv[2], 'consul')";
     run_good(command_of("python3", folder, &[Path::new("-c"), Path::new(pack), &zip, &consul]));
     packages.insert("consul", zip);
     packages

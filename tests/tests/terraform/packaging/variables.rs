@@ -28,8 +28,16 @@ fn what_makes_no_sense_is_refused_with_what_would() {
         ("snapshot_hours", json!(5), "snapshot_hours are 1, 2, 3, 4, 6, 8, 12 or 24"),
         ("snapshots_kept", json!(0), "snapshots_kept is a whole number"),
         ("ssm_agent", json!({"url": "s3://packages/agent.deb", "sha256": ""}), "ssm_agent has the url of a .deb file"),
-        ("instance_types", json!({"master": "", "slave": "t3.micro", "consul": "t3.micro", "job": "t3.micro"}), "instance_types is a name such as t3.micro"),
-        ("packages", packages("conf_local", json!({"url": "s3://packages/a.deb", "sha256": ""})), "sha256 of each package"),
+        (
+            "instance_types",
+            json!({"master": "", "slave": "t3.micro", "consul": "t3.micro", "job": "t3.micro"}),
+            "instance_types is a name such as t3.micro",
+        ),
+        (
+            "packages",
+            packages("conf_local", json!({"url": "s3://packages/a.deb", "sha256": ""})),
+            "sha256 of each package",
+        ),
     ];
     let other: Wrong<'_> = &[
         ("job_hosts", json!(1.5), "job_hosts is a whole number"),
@@ -41,15 +49,31 @@ fn what_makes_no_sense_is_refused_with_what_would() {
         ("datacenter", json!("main/v1/x"), "The datacenter is ID/VERSION"),
         ("subnet_ids", json!(["subnet-01234567", "subnet-01234567"]), "stands there once"),
         ("domain", json!("conf.internal'; rm -rf /"), "The domain is a DNS name"),
-        ("instance_types", json!({"master": "t2.small", "slave": "t3.micro", "consul": "t3.micro", "job": "t3.micro"}), "before the Nitro generation"),
-        ("packages", packages("conf_master", json!({"url": "http://example.org/a.deb", "sha256": "0".repeat(64)})), "begins with https:// or with s3://"),
+        (
+            "instance_types",
+            json!({"master": "t2.small", "slave": "t3.micro", "consul": "t3.micro", "job": "t3.micro"}),
+            "before the Nitro generation",
+        ),
+        (
+            "packages",
+            packages("conf_master", json!({"url": "http://example.org/a.deb", "sha256": "0".repeat(64)})),
+            "begins with https:// or with s3://",
+        ),
     ];
     let third: Wrong<'_> = &[
         ("job_hosts", json!(51), "job_hosts is a whole number"),
         ("vpc_cidr", json!("fd00::/64"), "vpc_cidr is an IPv4 network"),
         ("push_from", json!(["fd00::/8"]), "push_from is IPv4"),
-        ("packages", packages("consul", json!({"url": "https://example.org/consul.deb", "sha256": "0".repeat(64)})), "consul is a .zip file"),
-        ("ssm_agent", json!({"url": "https://example.org/a b.deb", "sha256": "0".repeat(64)}), "ssm_agent has the url of a .deb file"),
+        (
+            "packages",
+            packages("consul", json!({"url": "https://example.org/consul.deb", "sha256": "0".repeat(64)})),
+            "consul is a .zip file",
+        ),
+        (
+            "ssm_agent",
+            json!({"url": "https://example.org/a b.deb", "sha256": "0".repeat(64)}),
+            "ssm_agent has the url of a .deb file",
+        ),
     ];
     for wrong in [none, other, third] {
         let mut given = variables();
@@ -74,7 +98,10 @@ fn what_makes_sense_is_taken() {
         ("vpc_cidr", json!("172.20.0.0/16")),
         ("push_from", json!(["10.8.0.0/16", "192.0.2.7/32"])),
         ("push_names", json!(["conf.example.org", "conf"])),
-        ("kms_key_arn", json!("arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/11111111-2222-3333-4444-555555555555")),
+        (
+            "kms_key_arn",
+            json!("arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"),
+        ),
         ("region", json!("us-gov-west-1")),
         ("name", json!("my-conf")),
         ("datacenter", json!("us_west.a/v1.2")),
@@ -87,8 +114,14 @@ fn what_makes_sense_is_taken() {
         ("master_snapshot_id", json!("snap-0123456789abcdef0")),
         ("snapshot_hours", json!(24)),
         ("snapshots_kept", json!(1000)),
-        ("ssm_agent", json!({"url": "https://s3.eu-central-1.amazonaws.com/amazon-ssm-eu-central-1/3.3.1611.0/debian_amd64/amazon-ssm-agent.deb", "sha256": "a".repeat(64)})),
-        ("instance_types", json!({"master": "m7g.large", "slave": "t4g.small", "consul": "c6gn.medium", "job": "u-6tb1.metal"})),
+        (
+            "ssm_agent",
+            json!({"url": "https://s3.eu-central-1.amazonaws.com/amazon-ssm-eu-central-1/3.3.1611.0/debian_amd64/amazon-ssm-agent.deb", "sha256": "a".repeat(64)}),
+        ),
+        (
+            "instance_types",
+            json!({"master": "m7g.large", "slave": "t4g.small", "consul": "c6gn.medium", "job": "u-6tb1.metal"}),
+        ),
     ];
     for (name, value) in good {
         given[name] = value;
