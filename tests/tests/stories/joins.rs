@@ -157,6 +157,7 @@ fn who_may_join_is_said_by_the_token_and_the_inventory() {
     let far = make("far", &["--join", "eu-north/v1"]);
     let late = make("late", &["--join", "us-west/v1", "--expires", "0s"]);
     let ended = make("ended", &["--join", "us-west/v1"]);
+    make("web-9", &["--host", "us-west/v1/web-9"]);
     revoke(&site, "ended");
     let (slave, master) = (site.slave().unproven(), site.master.unproven());
     let (file, _) = identity(&site, "first");
@@ -166,6 +167,7 @@ fn who_may_join_is_said_by_the_token_and_the_inventory() {
         refused(&join(server, "web-1", &own, &far), "it is for: host that joins eu-north/v1");
         refused(&join(server, "web-1", &own, &late), "expired");
         refused(&join(server, "web-1", &own, &ended), "revoked");
+        refused(&join(server, "web-9", &own, &token), "has a token of its own");
         // Another kind of token joins nothing, and a cut one is none.
         for other in [token_in(&site.master.token_file()), token[..20].to_owned(), String::new()] {
             refused(&join(server, "web-1", &own, &other), "this is no proof of the host web-1");
@@ -206,4 +208,23 @@ fn who_may_join_is_said_by_the_token_and_the_inventory() {
     let said = run(asking);
     assert!(text(&said).contains("it is a join token, which is for conf-local alone"), "{}", text(&said));
     site.slaves[0].daemon.stop();
+}
+
+#[test]
+fn who_shows_wrong_tokens_again_and_again_is_not_passed_on() {
+    let site = site();
+    let token = fleet(&site);
+    let ((own, _), slave) = (identity(&site, "web-1"), site.slave().unproven());
+    joined(&slave, "web-1", &own, &token);
+    let (other, _) = identity(&site, "web-2");
+    let wrong = "confj_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    for _ in 0..=20 {
+        join(&slave, "web-2", &other, wrong);
+    }
+    // Nor is a good one from there; who has joined comes in all the same.
+    let answer = join(&slave, "web-2", &other, &token);
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert_eq!(join(&slave, "web-1", &own, "").status, 200);
+    let names: Vec<String> = tokens(&site).iter().map(|one| one["name"].to_string()).collect();
+    assert!(!names.contains(&"\"web-2\"".to_owned()), "{names:?}");
 }

@@ -404,3 +404,40 @@ fn a_policy_that_takes_long_to_try_keeps_no_processor() {
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(ask(POLICY).status, 200);
 }
+
+#[test]
+fn a_plan_is_for_who_may_change_something_and_names_nothing_else() {
+    const OWN_POLICY: &str = "groups: {readers: [rita], web: [paula]}
+rights:
+  - {group: administrators, may: [administer]}
+  - {group: readers, may: [read], datacenters: [\"us-west/*\"]}
+  - {group: web, may: [push], refs: [\"services/web/*\"]}
+  - {group: web, may: [read], datacenters: [\"us-west/*\"]}
+";
+    let site = closed();
+    site.work.change().file("policy", "policy.yaml", OWN_POLICY).land();
+    let token = |name: &str| site.master.unproven().with(&token_in(&site.master.token(name, &[])));
+    let plan = |address: &Address, refs: &Value| {
+        let headers = [("content-type", "application/json")];
+        let path = "/api/v1/datacenters/us-west/v1/plan";
+        let answer = address.request(Method::POST, path, &headers, json!({"refs": refs}).to_string());
+        let answer = answer.expect("an answer");
+        (answer.status.as_u16(), answer.text())
+    };
+    let (rita, paula, admin) = (token("rita"), token("paula"), site.master.http());
+    assert_eq!(plan(&rita, &json!({})).0, 200);
+    let mistyped = json!({"services/web/master": "services/apj/master"});
+    let (status, said) = plan(&rita, &mistyped);
+    assert!(status == 403 && said.contains("plans nothing"), "{status} {said}");
+    // Who reads a part is given no name beyond it; who reads everything is helped.
+    let (status, said) = plan(&paula, &mistyped);
+    assert!(status == 422 && !said.contains("services/api"), "{status} {said}");
+    let (status, said) = plan(&admin, &mistyped);
+    assert!(status == 422 && said.contains("services/api"), "{status} {said}");
+    let (status, said) = plan(&paula, &json!({"services/api/master": "services/web/master"}));
+    assert!(status == 403 && said.contains("lacks the right"), "{status} {said}");
+    let many: serde_json::Map<_, _> =
+        (0..=1000).map(|number| (format!("services/c-{number}/master"), json!("services/web/master"))).collect();
+    let (status, said) = plan(&paula, &many.into());
+    assert!(status == 422 && said.contains("1001 refs are too many"), "{status} {said}");
+}

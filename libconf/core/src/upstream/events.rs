@@ -173,8 +173,7 @@ impl Events {
             };
             (self.heard, self.is_mute) = (Instant::now(), false);
             self.parser.feed(&part, &mut self.ready);
-            let longest = if self.takes_lists && self.parser.name == LIST { LONGEST_LIST } else { LONGEST };
-            if self.parser.pending() > longest {
+            if let Some(longest) = self.parser.exceeds(self.takes_lists) {
                 let reason = format!("an event above {} MiB", longest >> 20);
                 return Err(UpstreamError::Unexpected { url: url(), reason });
             }
@@ -207,8 +206,10 @@ struct Parser {
 }
 
 impl Parser {
-    fn pending(&self) -> usize {
-        self.line.len() + self.data.len()
+    /// The most bytes of the event that is being read, if it has more.
+    fn exceeds(&self, takes_lists: bool) -> Option<usize> {
+        let longest = if takes_lists && self.name == LIST { LONGEST_LIST } else { LONGEST };
+        (self.line.len() + self.data.len() > longest).then_some(longest)
     }
 
     fn feed(&mut self, bytes: &[u8], ready: &mut VecDeque<Event>) {
@@ -268,6 +269,21 @@ mod tests {
         assert_eq!(silence("heartbeat", r#"{"period":3600}"#), Some(SILENCE), "no server makes a reader deaf");
         assert_eq!(silence("heartbeat", "{}"), None, "an older server");
         assert_eq!(silence("snapshot", r#"{"period":2}"#), None);
+    }
+
+    #[test]
+    fn a_list_may_be_long_where_one_is_taken_and_nothing_else_may() {
+        let exceeds = |event: &str, takes_lists: bool, bytes: usize| {
+            let mut parser = Parser::default();
+            let text = format!("event: {event}\ndata: {}", "x".repeat(bytes));
+            parser.feed(text.as_bytes(), &mut VecDeque::new());
+            parser.exceeds(takes_lists)
+        };
+        assert_eq!(exceeds("snapshot", true, LONGEST / 2), None);
+        assert_eq!(exceeds("snapshot", true, 2 * LONGEST), Some(LONGEST));
+        assert_eq!(exceeds("access", false, 2 * LONGEST), Some(LONGEST));
+        assert_eq!(exceeds("access", true, 36 << 20), None);
+        assert_eq!(exceeds("access", true, LONGEST_LIST + 1), Some(LONGEST_LIST));
     }
 
     #[test]
