@@ -168,7 +168,6 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
     assert!(left.is_empty(), "{left:?}");
 
     // Also with the agent itself, whatever it dies of, and when it stops in order: checks and probes alike.
-    site.work.change().file("services/web/master", "round", "1\n").land();
     let there = |wanted: bool| {
         tests::eventually("the check's processes to come or go", || {
             let found = running(&format!("sleep {number}"));
@@ -177,7 +176,10 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
     };
     let path = site.hosts[0].home.join("conf-local.yaml");
     fs::write(&path, file.replace("timeout: 5}", "timeout: 500}")).expect("it can be written");
-    site.hosts[0].daemon.kill9_and_restart();
+    site.hosts[0].daemon.kill9();
+    // While it is away, so that no check of this change has ended before.
+    site.work.change().file("services/web/master", "round", "1\n").land();
+    site.hosts[0].daemon.start();
     there(true);
     site.hosts[0].daemon.kill9();
     there(false);
@@ -189,6 +191,8 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
         "probe:\n  - {{component: services/api, command: [sh, -c, 'setsid sleep {number}; sleep {number}'], timeout: 500}}\n"
     );
     fs::write(&path, probe).expect("it can be written");
+    // A probe follows a change; what was held back may wait for some minutes.
+    site.work.change().file("services/api/master", "round", "1\n").land();
     site.hosts[0].daemon.start();
     there(true);
     site.hosts[0].daemon.stop();
