@@ -63,7 +63,7 @@ impl Joins {
             _ => return Err(later(words())),
         }
         let mut table = self.table.clone();
-        let is_there = |table: &Arc<AccessTable>| table.tokens().any(|one| one.hash == hash);
+        let is_there = |table: &Arc<AccessTable>| table.find(&hash, 0).is_ok();
         match timeout(HEARD, table.wait_for(is_there)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(later("conf-master let the host join, and has not told it yet".to_owned())),

@@ -262,7 +262,7 @@ impl AccessTable {
                 return Err(BadTable::Full);
             }
             // Those that are over are listed for people, and take no room from others.
-            while self.tokens.len() >= 2 * MOST_TOKENS {
+            while self.tokens.values().filter(|one| one.key.is_none()).count() >= 2 * MOST_TOKENS {
                 let over = self.tokens.values().filter(|one| one.key.is_none() && one.fault(now).is_some());
                 let Some(first) = over.min_by_key(|one| one.revoked.or(one.expires)) else { break };
                 let first = first.hash.clone();

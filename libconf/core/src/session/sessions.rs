@@ -62,7 +62,7 @@ pub(crate) enum NoSession {
     #[error("it is not signed by the key that the inventory lists for this host, or with which it joined")]
     Signature,
     /// It proved a key by which it is not known yet, and may join by it.
-    #[error("it did not join yet, or the token with which it joined was revoked")]
+    #[error("it has not joined yet, or the key with which it joined was revoked")]
     MayJoin,
 }
 
