@@ -7,6 +7,9 @@ locals {
   # The names by which people reach conf-master: its own, further ones, and localhost for sessions of SSM.
   master_names = concat(["master.${var.domain}"], var.push_names, ["localhost"])
 
+  # Where people reach conf-master: by a session of SSM, unless they come from a network of their own, by the first of its names.
+  people_url = length(var.push_from) == 0 ? "https://localhost:7400" : "https://${concat(var.push_names, local.master_names)[0]}:7400"
+
   # By name: the role (which names its script), the packages, the parameters below /NAME that it reads and writes (secrets are
   # those of them that are encrypted), its volume, and what its script needs to know besides.
   machines = merge(
@@ -68,6 +71,6 @@ locals {
     name       = var.name
     region     = var.region
     datacenter = var.datacenter
-    url        = length(var.push_from) > 0 ? "https://master.${var.domain}:7400" : "https://localhost:7400"
+    url        = local.people_url
   })
 }

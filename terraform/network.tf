@@ -27,6 +27,14 @@ resource "aws_subnet" "hosts" {
   cidr_block = cidrsubnet(var.vpc_cidr, 1, 0)
 
   tags = { Name = "${var.name}-hosts" }
+
+  lifecycle {
+    precondition {
+      # Half of the VPC, in which AWS keeps five addresses for itself.
+      condition     = var.job_hosts + 3 <= pow(2, 31 - tonumber(split("/", var.vpc_cidr)[1])) - 5
+      error_message = "The vpc_cidr ${var.vpc_cidr} has too few addresses for ${var.job_hosts} job_hosts and three servers; take a network with a shorter prefix, such as 10.64.0.0/24."
+    }
+  }
 }
 
 resource "aws_subnet" "gateway" {

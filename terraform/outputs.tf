@@ -17,8 +17,8 @@ output "parameters" {
 }
 
 output "reach" {
-  value = length(var.push_from) > 0 ? "From ${join(", ", var.push_from)}: https://master.${var.domain}:7400" : (
-    "Open a session of SSM and leave it open; conf-master is at https://localhost:7400 then:\n  aws ssm start-session --region ${var.region} --target ${module.master.instance_id} --document-name AWS-StartPortForwardingSession --parameters portNumber=7400,localPortNumber=7400"
+  value = length(var.push_from) > 0 ? "From ${join(", ", var.push_from)}: ${local.people_url}" : (
+    "Open a session of SSM and leave it open; conf-master is at ${local.people_url} then:\n  aws ssm start-session --region ${var.region} --target ${module.master.instance_id} --document-name AWS-StartPortForwardingSession --parameters portNumber=7400,localPortNumber=7400"
   )
   description = "How people reach conf-master."
 }
@@ -29,6 +29,6 @@ output "push" {
 }
 
 output "watch" {
-  value       = "aws ssm start-session --region ${var.region} --target ${module.job[local.job_names[0]].instance_id} --document-name AWS-StartInteractiveCommand --parameters 'command=[\"journalctl --follow --unit conf-test-job\"]'"
-  description = "Shows what a test job is told, where the fleet has the agent of SSM."
+  value       = "aws ssm start-session --region ${var.region} --target ${module.job[local.job_names[0]].instance_id} --document-name AWS-StartInteractiveCommand --parameters 'command=[\"sudo journalctl --follow --unit conf-test-job\"]'"
+  description = "Shows what a test job is told, where the fleet has the agent of SSM. The user of such a session reads the journal by sudo."
 }

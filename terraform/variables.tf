@@ -11,7 +11,7 @@ variable "region" {
 variable "name" {
   type        = string
   default     = "conf"
-  description = "The name of this fleet: the beginning of the names of all that is made, and of the path of its SSM parameters."
+  description = "The name of this fleet: the beginning of the names of all that is made, and of the path of its SSM parameters. It stays as it is while the fleet stands."
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{1,19}$", var.name)) && !can(regex("^(aws|ssm)", var.name))
@@ -22,7 +22,7 @@ variable "name" {
 variable "datacenter" {
   type        = string
   default     = "main/v1"
-  description = "The datacenter that conf-slave and the test jobs follow, as ID/VERSION."
+  description = "The datacenter that conf-slave and the test jobs follow, as ID/VERSION. It stays as it is while the fleet stands: tokens are made for it."
 
   validation {
     condition     = can(regex("^[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", var.datacenter))
@@ -68,7 +68,7 @@ variable "subnet_ids" {
 variable "domain" {
   type        = string
   default     = "conf.internal"
-  description = "The private DNS zone that is made for the VPC: the servers are master.DOMAIN, slave.DOMAIN and consul.DOMAIN there."
+  description = "The private DNS zone that is made for the VPC: the servers are master.DOMAIN, slave.DOMAIN and consul.DOMAIN there. It stays as it is while the fleet stands."
 
   validation {
     condition     = can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]{2,63}$", var.domain)) && length(var.domain) <= 200
@@ -95,7 +95,7 @@ variable "push_from" {
 variable "push_names" {
   type        = list(string)
   default     = []
-  description = "Further DNS names by which people reach conf-master. Its certificate names them, and it answers to them."
+  description = "Further DNS names by which people reach conf-master, the usual one first. Its certificate names them, and it answers to them. That they lead to it is up to you."
 
   validation {
     condition     = length([for name in var.push_names : name if !can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", name))]) == 0

@@ -1,6 +1,7 @@
 //! `conf-pages FOLDER` writes what the packages hold besides the programs: manual pages,
 //! completions for shells, and sample configuration. All of it follows the real command lines.
 
+/// Sample configuration, with every setting of a daemon.
 mod sample;
 
 use std::{

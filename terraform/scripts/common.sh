@@ -204,6 +204,11 @@ start_agent() {
     [ -z "$AGENT_URL" ] || package "$AGENT_URL" "$AGENT_SHA256"
 }
 
+# whole FOLDER USER gives a folder with all that is in it to its reader. On a volume of before, the user may have had another number.
+whole() {
+    [ "$(stat -c %U:%G "$1")" = "$2:$2" ] || chown -R "$2:" "$1" # The folder itself comes last.
+}
+
 # owned FILE USER MODE gives the file to its reader.
 owned() {
     chown "$2:" "$1"

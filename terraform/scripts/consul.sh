@@ -105,7 +105,8 @@ enter_tokens() {
 key \"configurations/projection\" { policy = \"write\" }
 key_prefix \"configurations/services/\" { policy = \"write\" }
 key_prefix \"configurations/applications/\" { policy = \"write\" }
-key_prefix \"configurations/devices/\" { policy = \"write\" }"
+key_prefix \"configurations/devices/\" { policy = \"write\" }
+service \"conf-slave\" { policy = \"write\" }"
     enter jobs "key \"configurations/snapshots/$DATACENTER\" { policy = \"read\" }"
 }
 

@@ -17,7 +17,7 @@ main() {
     volume "$DISK"
     install -d -m 750 "$HOME_FOLDER"
     package "$PACKAGE_URL" "$PACKAGE_SHA256"
-    chown conf-master:conf-master "$HOME_FOLDER"
+    whole "$HOME_FOLDER" conf-master
     install -d -m 700 "$SECRETS" "$SECRETS/tokens"
     make_repository
     make_certificates

@@ -11,7 +11,7 @@ main() {
     start_agent
     [ -z "$VOLUME" ] || volume "$HOME_FOLDER"
     package "$PACKAGE_URL" "$PACKAGE_SHA256"
-    chown conf-slave:conf-slave "$HOME_FOLDER"
+    whole "$HOME_FOLDER" conf-slave
     once shared/ca "$ETC/ca.crt"
     once shared/trusted-key "$ETC/trusted.pub"
     chmod 644 "$ETC/ca.crt" "$ETC/trusted.pub"

@@ -36,6 +36,8 @@ pub mod forwarder;
 pub mod consul;
 /// A central server, a datacenter's caches and its hosts. Relies on all of them but `wire`.
 pub mod site;
+/// The Debian packages of the daemons. Relies on `program`.
+pub mod debs;
 /// A Docker daemon, and systems that run systemd. Relies on `program` and `wait`.
 pub mod docker;
 /// Terraform without a cloud. Relies on `program`.

@@ -8,7 +8,7 @@ use std::{
 use crate::modules::Tree;
 
 /// The product's crates, in the order in which one may rely on another.
-const FOLDERS: [&str; 6] = ["libconf", "libconf/core", "conf-master", "conf-slave", "conf-local", "poc"];
+const FOLDERS: [&str; 7] = ["libconf", "libconf/core", "conf-master", "conf-slave", "conf-local", "packages", "poc"];
 
 /// One crate: its name and its modules.
 pub(crate) struct Package {

@@ -67,7 +67,11 @@ fn a_datacenter_by_compose_shows_changes_arriving() {
         assert!(output.status.success(), "{service} {words:?}: {}", text(&output));
         text(&output)
     };
-    assert!(inside("job-1", &["conf-local", "status"]).contains("no problems"));
+    // What a start misses for a moment is over by itself.
+    eventually_within(START, "a host to be without problems", || {
+        let status = inside("job-1", &["conf-local", "status"]);
+        if status.contains("no problems") { Ok(()) } else { Err(status) }
+    });
     // Consul is the real one, and has the pointers of both conf-slaves.
     assert!(inside("consul", &["consul", "kv", "get", "configurations/services/web/latest"]).starts_with("master/"));
     // Nobody is root who need not be.

@@ -1,45 +1,21 @@
 //! The Debian packages, in real systems: installed, used, upgraded, purged.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::OnceLock,
-};
-
 use tests::{
     Consul, Docker, System,
+    debs::{self, DAEMONS},
     page::{expect_printed, fenced},
-    program::{command, run, text},
+    program::{run, text},
 };
 
 const PAGE: &str = include_str!("../../../../docs/packages.md");
-const DAEMONS: [&str; 3] = ["conf-master", "conf-slave", "conf-local"];
-
-/// Builds the packages once, and returns their folder.
-fn debs() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let home = std::env::var_os("HOME").unwrap_or_default();
-        let mut build = command(root.join("packages/build"), Path::new(&home));
-        for name in ["CARGO_HOME", "RUSTUP_HOME"] {
-            if let Some(value) = std::env::var_os(name) {
-                build.env(name, value);
-            }
-        }
-        let output = run(build);
-        assert!(output.status.success(), "{}", text(&output));
-        root.join("target/packages/debs")
-    })
-}
 
 /// Starts a system with the packages in /root/try-packages.
 fn start<'d>(docker: &'d Docker, name: &str) -> System<'d> {
     docker.make_system_image("system", &[]);
     let system = docker.start_system(name, "system", &[]);
     system.sh("mkdir /root/try-packages");
-    for deb in fs::read_dir(debs()).expect("packages/build makes it").flatten() {
-        system.copy_in(&deb.path(), "/root/try-packages/");
+    for daemon in DAEMONS {
+        system.copy_in(&debs::of(daemon), "/root/try-packages/");
     }
     system
 }
@@ -234,11 +210,12 @@ fn a_changed_configuration_file_survives() {
 fn a_fresh_root_without_systemd() {
     let docker = Docker::start();
     docker.make_system_image("system", &[]);
-    let debs = format!("{}:/debs:ro", debs().display());
+    let volumes = DAEMONS.map(|daemon| format!("--volume={}:/debs/{daemon}.deb:ro", debs::of(daemon).display()));
     let script = "apt-get install -y /debs/*.deb && conf-master --version && conf-slave --version && conf-local --version && \
                   runuser -u conf-master -- conf-master init --repo /var/lib/conf-master/central.git && \
                   apt-get purge -y conf-master conf-slave conf-local && ls -d /var/lib/conf-* /etc/conf-* /etc/default/conf-*";
-    let mut docker_run = docker.command(["run", "--rm", "-v", &debs, "system", "bash", "-c", script]);
+    let mut docker_run = docker.command(["run", "--rm"]);
+    docker_run.args(volumes).args(["system", "bash", "-c", script]);
     docker_run.env("LC_ALL", "C");
     let printed = text(&run(docker_run));
     for daemon in DAEMONS {

@@ -15,7 +15,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
-    Docker, System,
+    Docker, System, debs,
     program::{Daemon, command, run, text},
     terraform::{Rendered, checker, render, variables},
     wait::eventually_within,
@@ -247,12 +247,15 @@ fn a_volume_that_holds_anything_is_never_formatted() {
     fleet.docker.run(["restart", "master"]);
     fleet.done("master");
 
-    // The volume of before at another machine: what is on it stays.
+    // The volume of before at another machine: what is on it stays, also where the user of
+    // conf-master has another number there.
     let key = fleet.on("master").sh("cat /var/lib/conf-volume/master/central.git.key.pub");
+    fleet.on("master").sh("systemctl stop conf-master; chown -R 4242:4242 /var/lib/conf-volume/master");
     fleet.docker.run(["rm", "--force", "master"]);
     fleet.start("master");
     fleet.done("master");
     assert_eq!(fleet.on("master").sh("cat /var/lib/conf-volume/master/central.git.key.pub"), key);
+    assert_eq!(fleet.on("master").sh("find /var/lib/conf-volume/master ! -user conf-master"), "");
 }
 
 /// A machine whose rights are missing says which, at once.
@@ -490,30 +493,11 @@ fn address(name: &str) -> &str {
     }
 }
 
-/// The packages, by their names in the variable `packages`: what `packages/build` makes, or what is
-/// in the folder that `CONF_DEBS` names.
+/// The packages, by their names in the variable `packages`.
 fn packages(folder: &Path) -> BTreeMap<&'static str, PathBuf> {
-    let built = std::env::var_os("CONF_DEBS").map_or_else(
-        || {
-            let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-            let mut build =
-                command(root.join("packages/build"), Path::new(&std::env::var_os("HOME").unwrap_or_default()));
-            for name in ["CARGO_HOME", "RUSTUP_HOME"] {
-                if let Some(value) = std::env::var_os(name) {
-                    build.env(name, value);
-                }
-            }
-            run_good(build);
-            root.join("target/packages/debs")
-        },
-        PathBuf::from,
+    let mut packages = BTreeMap::from(
+        ["conf_master", "conf_slave", "conf_local"].map(|name| (name, debs::of(&name.replace('_', "-")))),
     );
-    let files: Vec<PathBuf> = fs::read_dir(&built).unwrap().map(|file| file.unwrap().path()).collect();
-    let mut packages = BTreeMap::from(["conf_master", "conf_slave", "conf_local"].map(|name| {
-        let start = format!("{}_", name.replace('_', "-"));
-        let deb = files.iter().find(|file| file.file_name().unwrap().to_str().unwrap().starts_with(&start));
-        (name, deb.unwrap_or_else(|| panic!("there is no package {start}")).clone())
-    }));
     // As HashiCorp packs it: the program alone.
     let consul = tests::Consul::program();
     let zip = folder.join("consul.zip");

@@ -128,6 +128,11 @@ fn what_makes_sense_is_taken() {
     }
     let rendered = render(&given).unwrap_or_else(|said| panic!("{said}"));
     assert_eq!(rendered.user_data.len(), 53);
+    // People of a network of their own are told the name that they reach conf-master by, and others
+    // the end of a session.
+    assert!(rendered.push.contains("git clone") && rendered.push.contains(" https://conf.example.org:7400/conf.git "));
+    let rendered = render(&variables()).unwrap_or_else(|said| panic!("{said}"));
+    assert!(rendered.push.contains(" https://localhost:7400/conf.git "));
 }
 
 fn packages(name: &str, package: Value) -> Value {
