@@ -8,7 +8,8 @@
 //! Always true:
 //! - Only a landing changes anything, and the move of `refs/conf/ledger` is its one commit point.
 //! - What was accepted is durable and is never pruned; what was refused left no ref and no entry.
-//! - The sequence only grows, by one for each accepted change.
+//! - The sequence only grows: by one for each accepted change, and by more where the history goes
+//!   on in another epoch.
 
 /// How things are written for people: one line, counts, times.
 mod text;
@@ -36,6 +37,14 @@ mod keys;
 mod delivery;
 /// What Git calls on a push: the hook program, its protocol, and the server's side.
 mod hooks;
+/// How commands prove to a server who asks, and which servers they trust.
+mod proof;
+/// Copies of the repository: made, looked at, and made a server of again.
+mod backup;
+/// A second conf-master that has all that landed, and can go on in the place of the first.
+mod standby;
+/// Which of several servers leads, by a lock in Consul.
+mod election;
 /// The routes.
 mod http;
 /// `conf-master serve`: start, upkeep, renewal of certificates.

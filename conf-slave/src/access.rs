@@ -1,7 +1,6 @@
 //! Who may ask this conf-slave: what conf-master said last, kept over a restart, so that this
 //! program decides alone while conf-master is away.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +16,9 @@ use tokio::sync::watch;
 
 /// The file in the state folder. It holds hashes of tokens, and no token.
 const FILE: &str = "access.json";
+
+/// Where the list can be read.
+const LIST: &str = "/api/v1/access";
 
 /// The name of this program's own token.
 const OWN_NAME: &str = "conf-slave";
@@ -73,17 +75,8 @@ impl Access {
                 false
             }
         });
-        let own = TokenEntry {
-            hash: own.clone(),
-            name: OWN_NAME.parse()?,
-            groups: BTreeSet::new(),
-            scope: Scope::Slave(datacenter.to_string()),
-            created: 0,
-            by: OWN_NAME.to_owned(),
-            expires: None,
-            revoked: None,
-            key: None,
-        };
+        let scope = Scope::Slave(datacenter.to_string());
+        let own = TokenEntry::new(own.clone(), OWN_NAME.parse()?, scope, (0, OWN_NAME.to_owned()));
         let table = watch::Sender::new(Arc::new(table_of(good.as_ref(), &own)));
         let change = AtomicU64::new(good.as_ref().map_or(0, |good| good.central.0));
         Ok(Access { path, datacenter, keys, own, newest: Mutex::new(good), change, table })
@@ -92,6 +85,11 @@ impl Access {
     /// The tokens that open this conf-slave, now and from now on.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<AccessTable>> {
         self.table.subscribe()
+    }
+
+    /// Returns the newest list, as conf-master signed it.
+    pub(crate) fn newest(&self) -> Option<AccessEvent> {
+        self.newest.lock().clone()
     }
 
     /// Names the list that says who may ask: by the change that it is of.
@@ -129,7 +127,7 @@ impl Access {
 
 /// The tokens of a statement, and this program's own.
 fn table_of(statement: Option<&AccessEvent>, own: &TokenEntry) -> AccessTable {
-    let mut table = statement.map(AccessEvent::table).unwrap_or_default();
+    let mut table = statement.map_or_else(AccessTable::awaited, AccessEvent::table);
     if let Err(full) = table.put(own.clone(), 0) {
         tracing::error!(error = chain(&full), "this program cannot ask itself as Consul");
     }
@@ -139,6 +137,10 @@ fn table_of(statement: Option<&AccessEvent>, own: &TokenEntry) -> AccessTable {
 /// Says why somebody with a good token may not ask for this. All of them read; who reports, and for
 /// whom, is said by [`may_report`].
 pub(crate) fn objection(who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
+    if uri.path() == LIST && matches!(who.named().map(|named| &named.scope), Some(Scope::Host { .. } | Scope::Join(_)))
+    {
+        return Err(format!("{who} may not ask who else may"));
+    }
     let writes_keys = uri.path().starts_with("/v1/") && !matches!(*method, Method::GET | Method::HEAD);
     match who.named().map(|named| &named.scope) {
         Some(Scope::Policy | Scope::Host { .. } | Scope::Join(_)) if writes_keys => {

@@ -77,6 +77,15 @@ pub struct RunOptions {
     /// 127.0.0.1:8500.
     #[arg(long, value_name = "URL|embedded")]
     pub consul: Vec<GivenAddress>,
+    /// Do not enter this program into Consul's catalog, as the service conf-slave, by which hosts
+    /// find it (--surrogate consul:conf-slave). With '--consul embedded' it never is.
+    #[arg(long)]
+    pub no_register: bool,
+    /// The URL at which hosts reach this program, for Consul's catalog: http://HOST:PORT or
+    /// https://HOST:PORT. Without it, the address of --listen; where that is every address, the one
+    /// of this machine.
+    #[arg(long, value_name = "URL", value_parser = advertised)]
+    pub advertise: Option<BaseUrl>,
     /// The prefix of 'configurations/' in the keys of Consul.
     #[arg(long, value_name = "PREFIX")]
     pub pointer_prefix: Option<String>,
@@ -96,6 +105,14 @@ pub struct RunOptions {
     /// The most MiB of one answer of a central server: the history of everything must fit.
     #[arg(long, value_name = "MIB", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub most_fetched: u32,
+    /// The most hosts that listen to this program at once; half of them of one address. Others get
+    /// 503 and go to another one. Without it, half of the connections that it may hold.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub most_streams: Option<u32>,
+    /// The most fetches that this program has Git answer at once. Others wait, for 10 s at most,
+    /// and get 503.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub most_fetches: u32,
     /// The seconds of silence of conf-master after which this program is stale, and says so: it
     /// states every minute what is newest.
     #[arg(long, value_name = "SECONDS", default_value_t = Freshness::default().limit().as_secs(), value_parser = clap::value_parser!(u64).range(1..=604_800))]
@@ -103,6 +120,14 @@ pub struct RunOptions {
     /// The options of every daemon.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// Reads the URL of `--advertise`, which cannot have a path or a login: the catalog has no place
+/// for them.
+fn advertised(text: &str) -> Result<BaseUrl, String> {
+    let base: BaseUrl = text.parse().map_err(|error| format!("{error}"))?;
+    let is_plain = base.url().path() == "/" && !text.contains('@');
+    if is_plain { Ok(base) } else { Err("write http://HOST:PORT or https://HOST:PORT alone".to_owned()) }
 }
 
 /// The Consul that gets the pointers.

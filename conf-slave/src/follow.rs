@@ -39,6 +39,12 @@ const MOST_OVERTAKEN: u32 = 3;
 
 /// The topic of the connection to the central server.
 const CENTRAL: &str = "central";
+/// The topic of the list of who may ask.
+const ACCESS: &str = "access";
+/// What is said where conf-master does not send it.
+const UNTOLD: &str = "the central server does not say who may ask this slave, so that no host may: the token of \
+                      --token-file must be one for a conf-slave, which `conf-master token add NAME --slave ID/VERSION` makes; \
+                      with another one in the file, start this slave again";
 /// The topic of statements about keys.
 const KEYS: &str = "keys";
 /// The topic of a stream of events that is silent.
@@ -137,7 +143,7 @@ async fn take_answer(
     // An older central server says nothing of it.
     if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
         problems.report(
-            "access",
+            ACCESS,
             ignored(&statements.access, statement).await,
             "the central server says who may ask this slave",
         );
@@ -169,7 +175,7 @@ async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems:
                 Ok(statement) => ignored(&statements.access, statement).await,
                 Err(error) => Some(format!("the central server says unreadably who may ask this slave: {error}")),
             };
-            problems.report("access", problem, "the central server says who may ask this slave");
+            problems.report(ACCESS, problem, "the central server says who may ask this slave");
         }
         "keys" => match serde_json::from_str(&event.data) {
             Ok(keys) => {
@@ -181,6 +187,10 @@ async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems:
         },
         "watermark" => {
             set_deleted(false, mirror, problems);
+            // The list comes before the first watermark.
+            if statements.access.newest().is_none() {
+                problems.set(ACCESS, UNTOLD.to_owned());
+            }
             let problem = match serde_json::from_str(&event.data) {
                 Ok(watermark) => {
                     let served = mirror.served().map(|served| served.pointer());

@@ -32,6 +32,8 @@ mod joins;
 mod reports;
 /// The pointers in Consul.
 mod publish;
+/// This slave's entry in Consul's catalog.
+mod registration;
 /// The central server's events, and the snapshots that they name.
 mod follow;
 /// Routes for hosts.

@@ -16,7 +16,7 @@ use conf_core::{
     daemon::{self, Metrics},
     git::{self, FetchBounds},
     git_http::{UploadLimits, UploadPack, git_routes},
-    http::{self as web, Authenticator, Gate, Health, Listener},
+    http::{self as web, Authenticator, Gate, Health, Listener, StreamPlaces},
     session::{Keyring, Sessions},
     sign::{KeptKeys, TrustedKeys},
     tls::{ClientFiles, ClientTls, ServerTls},
@@ -42,6 +42,7 @@ use crate::{
     mirror::{self, Mirror},
     problems::Problems,
     publish::Publisher,
+    registration::{self, Reached},
     reports,
     upkeep::{branches, keyring::KeyReader, look, maintenance, programs::Programs},
 };
@@ -82,6 +83,24 @@ fn proving(
     (authenticator, sender)
 }
 
+/// The bounds of fetches and of streams.
+fn bounds(fetches: u32, streams: Option<u32>) -> (UploadLimits, StreamPlaces) {
+    let limits = UploadLimits { processes: fetches as usize, ..UploadLimits::default() };
+    (limits, streams.map_or_else(StreamPlaces::default, |most| StreamPlaces::new(most as usize)))
+}
+
+/// Opens what was heard of conf-master, which is stale after so many seconds of silence.
+async fn hear(
+    state: &Path,
+    datacenter: &DatacenterName,
+    keys: &TrustedKeys,
+    stale_after: u64,
+) -> anyhow::Result<Arc<Heard>> {
+    let (at, named, trusted) = (state.to_owned(), datacenter.clone(), keys.clone());
+    let limit = Duration::from_secs(stale_after);
+    Ok(Arc::new(spawn_blocking(move || Heard::open(&at, named, trusted, limit)).await?))
+}
+
 /// A conf-slave with its socket bound and its mirror open.
 #[derive(Debug)]
 pub struct Slave {
@@ -100,6 +119,9 @@ pub struct Slave {
     audit: AuditWriter,
     state: PathBuf,
     programs: Arc<Programs>,
+    places: StreamPlaces,
+    /// Where hosts reach it, and the Consul in whose catalog they look.
+    registered: Option<(Arc<Consul>, Reached)>,
     // Removed when the slave ends.
     _temporary: Option<TempDir>,
 }
@@ -145,18 +167,16 @@ impl Slave {
             find_consul(choice, &listener, &state, &own_token, &mut consul).await?;
         let whole: Vec<String> = addresses.iter().map(|one| one.reveal().to_owned()).collect();
         let client = Arc::new(Consul::new(&whole, consul)?);
-
-        let upload =
-            UploadPack::relaying(mirror::repository_in(&state), UploadLimits::default(), Arc::clone(&upstreams));
-        let (datacenter, limit) = (options.datacenter, Duration::from_secs(options.stale_after));
-        let (at, named, trusted) = (state.clone(), datacenter.clone(), keys.clone());
-        let heard = Arc::new(spawn_blocking(move || Heard::open(&at, named, trusted, limit)).await?);
-        let (served_by, at) = (Arc::clone(&upload), state.clone());
-        let bytes = u64::from(options.most_fetched) << 20;
+        let reached = || Reached::find(options.advertise.as_ref(), (listener.scheme(), address), &whole);
+        let registered = (!options.no_register && embedded.is_none()).then(|| (Arc::clone(&client), reached()));
+        let (limits, places) = bounds(options.most_fetches, options.most_streams);
+        let upload = UploadPack::relaying(mirror::repository_in(&state), limits, Arc::clone(&upstreams));
+        let datacenter = options.datacenter;
+        let heard = hear(&state, &datacenter, &keys, options.stale_after).await?;
+        let (served_by, at, bytes) = (Arc::clone(&upload), state.clone(), u64::from(options.most_fetched) << 20);
         let (bounds, programs) = (FetchBounds { bytes, ..FetchBounds::HISTORY }, Arc::new(Programs::new(bytes)));
         let mirror = spawn_blocking(move || Mirror::open(&at, datacenter, (keys, bounds), upstreams, served_by));
         let mirror = Arc::new(mirror.await??);
-
         let problems = Arc::new(Problems::default());
         let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), &metrics);
         let view = Arc::new(View {
@@ -184,6 +204,8 @@ impl Slave {
             audit,
             state,
             programs,
+            places,
+            registered,
             _temporary: temporary,
         })
     }
@@ -200,15 +222,17 @@ impl Slave {
 
     /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
-        let Slave { listener, own, beside, upload, view, hosts, embedded, metrics, audit, state, programs, .. } = self;
+        let Slave { listener, own, beside, upload, view, hosts, embedded, metrics, .. } = self;
+        let Slave { audit, state, programs, places, registered, .. } = self;
         let (authenticator, keys) = hosts;
         let (health, mut tasks) = (Health::new(metrics.clone()), JoinSet::new());
         let mirror = || Arc::clone(&view.mirror);
         let problems = || Arc::clone(&view.problems);
         let reports = || Arc::clone(&view.reports);
+        let listening = places.clone();
         let (git, sessions) = (git_routes(Arc::clone(&upload), None), web::session_routes(authenticator));
         let routes = git.or(sessions).unify().boxed();
-        let routes = api::routes(Arc::clone(&view), routes, health.clone(), embedded.clone(), stop.clone());
+        let routes = api::routes(Arc::clone(&view), (routes, places), health.clone(), embedded.clone(), stop.clone());
         // Hosts that come back after a restart are known at once. What cannot be read is told by
         // the task.
         let keys = KeyReader::new(mirror(), keys);
@@ -228,7 +252,7 @@ impl Slave {
             });
         }
         spawn_until(&stop, &mut tasks, web::watch_disks(vec![state], health.clone()));
-        spawn_until(&stop, &mut tasks, show_health(Arc::clone(&view), health, metrics));
+        spawn_until(&stop, &mut tasks, show_health(Arc::clone(&view), health, metrics, listening));
         let statements = || Statements {
             access: Arc::clone(&view.access),
             keys: Arc::clone(&view.keys),
@@ -240,6 +264,9 @@ impl Slave {
         spawn_until(&stop, &mut tasks, freshness::run(Arc::clone(&view.heard), mirror(), problems()));
         spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), statements(), problems()));
         spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
+        if let Some((consul, reached)) = registered {
+            tasks.spawn(registration::run(consul, reached, mirror(), problems(), stop.clone()));
+        }
         spawn_until(&stop, &mut tasks, branches::run(mirror(), problems(), Arc::clone(&programs)));
         spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));
         spawn_until(&stop, &mut tasks, maintenance::maintain(mirror(), upload, programs));
@@ -257,10 +284,11 @@ fn spawn_until(stop: &CancellationToken, tasks: &mut JoinSet<()>, task: impl Fut
 
 /// Reports this slave as ready while it serves a snapshot and follows the central history, and
 /// sets the numbers of `/metrics` whenever somebody asks for them.
-async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
+async fn show_health(view: Arc<View>, health: Health, metrics: Metrics, places: StreamPlaces) {
     let sequence = metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served");
     let published = metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published");
     let hosts = metrics.gauge("conf_slave_hosts", "Hosts that have reported");
+    let listening = metrics.gauge("conf_slave_streams", "Hosts that listen to this slave now");
     let stale = metrics.gauge("conf_slave_stale", "1 while conf-master was not heard within --stale-after");
     let age = metrics.gauge(
         "conf_slave_freshness_age_seconds",
@@ -274,6 +302,7 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
         sequence.set(served.map_or(0, |served| whole(served.snapshot.sequence.0)));
         published.set(shown.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
         hosts.set(i64::try_from(shown.reports.count()).unwrap_or(i64::MAX));
+        listening.set(i64::try_from(places.taken_now()).unwrap_or(i64::MAX));
         let freshness = shown.heard.state();
         stale.set(i64::from(freshness.stale));
         age.set(freshness.age_seconds.map_or(-1, whole));

@@ -51,7 +51,8 @@ pub struct Reader<'a> {
     pub address: String,
     /// The longest time that a script may take.
     pub seconds: u32,
-    /// Folders with further programs that the page needs.
+    /// Folders with further programs that the page needs, or with the daemons themselves in place of
+    /// those that the tests were built with.
     pub path: Vec<PathBuf>,
 }
 
@@ -91,11 +92,12 @@ impl Reader<'_> {
 }
 
 /// Makes a PATH whose first folder has the programs, each of which ends with the shell that started
-/// it, and whose next ones are these.
+/// it, and whose next ones are these. A program is taken from the first of these that has it.
 pub fn programs(bin: &Path, more: &[PathBuf]) -> String {
     fs::create_dir_all(bin).expect("the folder can be made");
     for name in ["conf-master", "conf-slave", "conf-local"] {
-        let (path, program) = (bin.join(name), built(name));
+        let other = more.iter().map(|folder| folder.join(name)).find(|program| program.exists());
+        let (path, program) = (bin.join(name), other.unwrap_or_else(|| built(name)));
         let text = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", program.display());
         fs::write(&path, text).expect("the program can be written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode can be set");

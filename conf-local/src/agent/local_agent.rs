@@ -15,7 +15,7 @@ use conf_core::{
     http::{self as web, Gate, Health, Listener},
     sign::{KeptKeys, TrustedKeys},
     tls::{ClientFiles, ClientTls, ServerTls},
-    upstream::{Credentials, HostProof, Upstreams},
+    upstream::{Asking, Credentials, HostProof, Trust, UpstreamError, Upstreams},
 };
 use libconf::name::ComponentSelector;
 use tokio::{
@@ -31,7 +31,7 @@ use crate::{
         socket,
     },
     export::Retention,
-    follow::{self, Sources},
+    follow::{self, Finder, Sources},
     notify::Registry,
     on_demand::Demand,
     place::PlaceEntry,
@@ -93,14 +93,15 @@ impl LocalAgent {
         let (datacenter, name) = (options.datacenter.clone(), options.host.clone());
         let proof = HostProof { datacenter, host: name, identity: host.identity.clone() };
         let credentials = Credentials::from_file(options.token_file.clone()).over(above).of_host(proof);
-        let upstreams = |urls: &[BaseUrl]| Upstreams::new(urls.to_vec(), &credentials);
-        let servers = SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?);
+        let masters = Upstreams::new(options.central.clone(), &credentials)?;
+        let servers = SnapshotServers::new(surrogates(&options, &credentials)?, masters);
         let (consul, is_consul_named) = consul(&options, &servers)?;
         let trusted = HostKeys::new(kept, host.lock.clone());
         let sources = Sources {
             consul: consul.lanes(),
             // The usual address may have no Consul where conf-slaves name the pointer.
-            needs_consul: is_consul_named || options.surrogate.is_empty(),
+            needs_consul: is_consul_named || options.surrogates().is_empty() || !options.services().is_empty(),
+            finders: finders(&options, &servers, &host),
             key: pointer,
             datacenter: options.datacenter.clone(),
             servers: servers.clone(),
@@ -204,6 +205,14 @@ async fn is_ready(when: Ready, agent: Agent) {
     }
 }
 
+/// The conf-slaves, over which the hosts of a datacenter are spread, or in the order given.
+fn surrogates(options: &RunOptions, credentials: &Credentials) -> Result<Upstreams, UpstreamError> {
+    let spread = (!options.surrogates_in_order).then(|| options.host.to_string());
+    let trust = if options.trust_found { Trust::Any } else { Trust::Proven };
+    let finds = (!options.services().is_empty()).then_some(trust);
+    Upstreams::asking(options.surrogates(), credentials, Asking { spread, finds })
+}
+
 /// Makes a client of the given addresses of Consul, or of those of Consul's usual variables, or of
 /// its usual address; and tells whether somebody has named one.
 fn consul(options: &RunOptions, servers: &SnapshotServers) -> anyhow::Result<(Consul, bool)> {
@@ -216,21 +225,31 @@ fn consul(options: &RunOptions, servers: &SnapshotServers) -> anyhow::Result<(Co
     if !is_named {
         addresses.push(CONSUL.to_owned());
     }
-    let above = options.surrogate.iter().chain(&options.central).map(|one| one.url().as_str());
-    options.servers.warn_if_unused(above.chain(addresses.iter().map(String::as_str)));
+    let surrogates = options.surrogates();
+    if options.services().is_empty() {
+        let above = surrogates.iter().chain(&options.central).map(|one| one.url().as_str());
+        options.servers.warn_if_unused(above.chain(addresses.iter().map(String::as_str)));
+    }
     let (oldest, certificates) = (options.common.tls.tls_min, &options.common.certificates);
     let credentials = ConsulCredentials::from_variables(variable);
     let mut credentials = credentials.over(&options.servers, &addresses, oldest, certificates)?;
     // Conf-slaves that stand in for Consul get what they get anyway; a Consul never does.
     let is_surrogate = |address: &String| {
         let address = address.parse::<BaseUrl>().ok();
-        options.surrogate.iter().any(|one| address.as_ref().is_some_and(|address| address.url() == one.url()))
+        surrogates.iter().any(|one| address.as_ref().is_some_and(|address| address.url() == one.url()))
     };
     if credentials.token.is_none() && credentials.token_file.is_none() && addresses.iter().all(is_surrogate) {
         credentials.token_file.clone_from(&options.token_file);
         credentials.surrogates = Some(Arc::clone(&servers.surrogates));
     }
     Ok((Consul::new(&addresses, credentials)?, is_named))
+}
+
+/// Those that find conf-slaves in Consul, each for one name of a service.
+fn finders(options: &RunOptions, servers: &SnapshotServers, host: &Host) -> Vec<Finder> {
+    let surrogates = || Arc::clone(&servers.surrogates);
+    let finder = |name| Finder::recall(name, options.datacenter.clone(), surrogates(), host.lock.clone());
+    options.services().into_iter().map(finder).collect()
 }
 
 /// Lists the components that the file names.

@@ -1,10 +1,10 @@
 //! The options of `conf-local run`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, ValueEnum};
 use conf_core::{
-    address::{BaseUrl, GivenAddress, listen_address},
+    address::{BadBaseUrl, BaseUrl, GivenAddress, listen_address},
     daemon::flags::Common,
     freshness::Freshness,
     tls::ClientFlags,
@@ -37,6 +37,30 @@ pub(crate) enum Ready {
     Exported,
 }
 
+/// A conf-slave, or where to find some.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Surrogate {
+    /// Its URL.
+    Url(BaseUrl),
+    /// The name of a service in Consul's catalog.
+    Service(String),
+}
+
+impl FromStr for Surrogate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(name) = text.strip_prefix("consul:") else {
+            return text.parse().map(Surrogate::Url).map_err(|error: BadBaseUrl| error.to_string());
+        };
+        let allowed = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+        if (1..=100).contains(&name.len()) && name.chars().all(allowed) {
+            return Ok(Surrogate::Service(name.to_owned()));
+        }
+        Err("write consul:conf-slave, or another name of a service".to_owned())
+    }
+}
+
 /// `conf-local run`
 #[derive(Clone, Debug, Args)]
 pub struct RunOptions {
@@ -46,10 +70,20 @@ pub struct RunOptions {
     /// The name of this host, as the datacenter's inventory has it.
     #[arg(long, value_name = "NAME")]
     pub(crate) host: HostName,
-    /// A conf-slave of this datacenter, http://HOST:PORT or https://HOST:PORT; several are tried in
-    /// order and by health.
-    #[arg(long, value_name = "URL")]
-    pub(crate) surrogate: Vec<BaseUrl>,
+    /// A conf-slave of this datacenter, http://HOST:PORT or https://HOST:PORT. Hosts that name the
+    /// same ones are spread over those that work. With `consul:conf-slave`, all those of this
+    /// datacenter that Consul's catalog has under this name, and says to be well.
+    #[arg(long, value_name = "URL|consul:SERVICE")]
+    pub(crate) surrogate: Vec<Surrogate>,
+    /// Ask the surrogates in the order given, and by health, rather than in an order of this host's
+    /// own.
+    #[arg(long)]
+    pub(crate) surrogates_in_order: bool,
+    /// Show the token of this host, or what proves it, to every surrogate that Consul names.
+    /// Without it, only to those on this machine, and to those with `https://` and a certificate of
+    /// the authorities of `--ca`.
+    #[arg(long)]
+    pub(crate) trust_found: bool,
     /// The central repository, asked when no surrogate has what is needed.
     #[arg(long, value_name = "URL")]
     pub(crate) central: Vec<BaseUrl>,
@@ -140,6 +174,26 @@ pub struct FileOnly {
     /// The probes of components' programs.
     #[serde(default)]
     pub(crate) probe: Vec<ProbeEntry>,
+}
+
+impl RunOptions {
+    /// The conf-slaves that are given.
+    pub(crate) fn surrogates(&self) -> Vec<BaseUrl> {
+        let url = |one: &Surrogate| match one {
+            Surrogate::Url(url) => Some(url.clone()),
+            Surrogate::Service(_) => None,
+        };
+        self.surrogate.iter().filter_map(url).collect()
+    }
+
+    /// The names of the services in Consul that are conf-slaves.
+    pub(crate) fn services(&self) -> Vec<String> {
+        let name = |one: &Surrogate| match one {
+            Surrogate::Url(_) => None,
+            Surrogate::Service(name) => Some(name.clone()),
+        };
+        self.surrogate.iter().filter_map(name).collect()
+    }
 }
 
 impl FileOnly {

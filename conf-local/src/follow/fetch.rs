@@ -201,6 +201,11 @@ fn note(agent: &Agent, server: &Upstream, error: &FetchError) -> Result<bool, Fa
         }
         // Nobody's copy of it is another one.
         FetchError::Unwanted(_) => Err(Failure::Untrusted(reason)),
+        // It is asked again later, and nothing is wrong with it.
+        FetchError::Refused(_) if error.is_busy() => {
+            agent.set_away(server.url().as_str(), &reason);
+            Ok(true)
+        }
         FetchError::Corrupt { .. }
         | FetchError::TooLarge { .. }
         | FetchError::Unreachable(_)

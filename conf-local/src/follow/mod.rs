@@ -6,6 +6,7 @@
 mod rivals;
 mod candidates;
 mod fetch;
+mod finder;
 mod pointer;
 mod stream;
 mod worker;
@@ -15,4 +16,4 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use crate::follow::{candidates::fork, pointer::Sources, run::run};
+pub(crate) use crate::follow::{candidates::fork, finder::Finder, pointer::Sources, run::run};

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::random_up_to,
-    follow::candidates::Candidates,
+    follow::{candidates::Candidates, finder::Finder},
     snapshot::{HostKeys, SnapshotServers},
     state::Agent,
 };
@@ -43,6 +43,8 @@ pub(crate) struct Sources {
     pub(crate) consul: Vec<Consul>,
     /// Whether it is a problem that Consul cannot be reached.
     pub(crate) needs_consul: bool,
+    /// Those that find conf-slaves in Consul.
+    pub(crate) finders: Vec<Finder>,
     /// The datacenter's authoritative key.
     pub(crate) key: String,
     pub(crate) datacenter: DatacenterName,

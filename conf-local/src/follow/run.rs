@@ -1,5 +1,6 @@
 //! Puts the parts of this folder together.
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -32,11 +33,13 @@ pub(crate) async fn run(
             candidates.try_refused_again();
         }
     };
+    let found = join_all(sources.finders.iter().filter_map(|one| Some(one.find(sources.consul.first()?, agent))));
     let revived = sources.servers.revive(|server| agent.set_back(server.url().as_str()));
     tokio::join!(
         pointer::watch(&sources, &candidates, agent, &stop),
         stream::listen(&sources, &candidates, agent, &stop),
         stop.run_until_cancelled(revived),
+        stop.run_until_cancelled(found),
         stop.run_until_cancelled(keys),
         worker.run(requests, &stop)
     );

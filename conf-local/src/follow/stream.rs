@@ -7,7 +7,7 @@ use conf_core::{
     daemon::chain,
     freshness::Moment,
     retry::{Backoff, with_jitter},
-    upstream::{Event, Events, UpstreamError},
+    upstream::{Event, Events, Upstream, UpstreamError},
 };
 use http::StatusCode;
 use libconf::name::{CommitId, Sequence};
@@ -62,13 +62,22 @@ const KEYS: &str = "keys";
 /// The name in `away` of a stream that is silent.
 const EVENTS: &str = "events";
 
-/// Listens to the first conf-slave that has a stream, until `stop`. Returns at once without a
-/// conf-slave.
+/// Listens to the first conf-slave that has a stream, until `stop`. Returns at once where there is
+/// none and none can be found.
 pub(crate) async fn listen(sources: &Sources, candidates: &Candidates, agent: &Agent, stop: &CancellationToken) {
     let listener = Listener { sources, candidates, agent };
-    if !sources.servers.surrogates.in_order().is_empty() {
+    if !sources.servers.surrogates.in_order().is_empty() || !sources.finders.is_empty() {
         stop.run_until_cancelled(listener.listen()).await;
     }
+}
+
+/// Why a stream is read no further.
+enum End {
+    Broken(UpstreamError),
+    /// What it named came to nothing, and another conf-slave can be heard.
+    InVain,
+    /// The conf-slave at which this host belongs has been back for a while.
+    Better,
 }
 
 struct Listener<'a> {
@@ -84,11 +93,18 @@ impl Listener<'_> {
             let wait = match self.open().await {
                 Ok(events) => {
                     let url = events.upstream().url().to_string();
-                    let error = self.read(events, &mut backoff).await;
+                    let end = self.read(events, &mut backoff).await;
                     self.candidates.gone(&url);
                     // What this one refused is told again by whoever refuses it.
                     self.agent.set_back(HISTORY);
-                    backoff.after(error.and_then(|error| error.retry_after()))
+                    match end {
+                        End::Broken(error) => {
+                            self.sources.servers.surrogates.end_returns();
+                            backoff.after(error.retry_after())
+                        }
+                        End::InVain => backoff.next_wait(),
+                        End::Better => continue,
+                    }
                 }
                 Err(wait) => backoff.after(wait),
             };
@@ -97,7 +113,8 @@ impl Listener<'_> {
     }
 
     /// Opens the stream of the first conf-slave that has one. Those whose words came to nothing are
-    /// asked last. Otherwise returns how long to wait, where that is known.
+    /// asked last. One that has none is passed over for a while. Otherwise returns how long to
+    /// wait, where that is known.
     async fn open(&self) -> Result<Events, Option<Duration>> {
         let path = format!("api/v1/events?datacenter={}", self.sources.datacenter);
         let mut wait = None;
@@ -120,6 +137,7 @@ impl Listener<'_> {
                 // An older conf-slave has no stream, and a proxy may hold back even its head.
                 Err(error) if is_without_stream(&error) && self.ask(&url, server.get_json(STATUS)).await => {
                     server.report(true);
+                    server.pass_over(None);
                     self.agent.set_back(&url);
                     if error.status().is_none() {
                         self.agent.set_away(EVENTS, &self.held_back(&url));
@@ -128,6 +146,7 @@ impl Listener<'_> {
                 }
                 Err(error) => {
                     wait = wait.or(error.retry_after());
+                    server.pass_over(error.retry_after());
                     self.agent.set_away(&url, &chain(&error));
                 }
             }
@@ -135,13 +154,15 @@ impl Listener<'_> {
         Err(wait)
     }
 
-    /// Takes the events of one stream until it breaks. While it is silent, asks for the newest
-    /// snapshot. Without an error it ended since what it named came to nothing, and another
-    /// conf-slave can be heard.
-    async fn read(&self, mut events: Events, backoff: &mut Backoff) -> Option<UpstreamError> {
+    /// Takes the events of one stream until it breaks, or another conf-slave is to be heard. While
+    /// it is silent, asks for the newest snapshot.
+    async fn read(&self, mut events: Events, backoff: &mut Backoff) -> End {
         let url = events.upstream().url().to_string();
-        let is_alone = self.sources.servers.surrogates.in_order().len() == 1;
+        let (upstream, surrogates) = (Arc::clone(events.upstream()), &self.sources.servers.surrogates);
+        let is_alone = surrogates.in_order().len() == 1;
         let doubted = self.candidates.doubted(&url);
+        let is_fit = |other: &Upstream| self.candidates.doubted(other.url().as_str()) <= doubted;
+        let mut better = Box::pin(surrogates.until_better(upstream.url(), is_fit));
         let mut quiet = QUIET;
         let mut opinions = Box::pin(self.ask_while_slow(&url));
         let mut words = Box::pin(self.ask_while_unheard(&url));
@@ -150,7 +171,8 @@ impl Listener<'_> {
                 event = events.next_within(quiet) => event,
                 () = &mut opinions => continue,
                 () = &mut words => continue,
-                () = self.candidates.until_doubted(&url, doubted), if !is_alone => return None,
+                () = self.candidates.until_doubted(&url, doubted), if !is_alone => return End::InVain,
+                () = &mut better => return End::Better,
             };
             match event {
                 Ok(Some(event)) => {
@@ -161,7 +183,7 @@ impl Listener<'_> {
                 }
                 Err(error) => {
                     self.agent.set_away(&url, &chain(&error));
-                    return Some(error);
+                    return End::Broken(error);
                 }
                 Ok(None) if self.ask(&url, events.ask(STATUS)).await => {
                     quiet = self.between_questions(&url);

@@ -31,6 +31,7 @@ fn nowhere(host: &Host) -> Sources {
     Sources {
         consul: Vec::new(),
         needs_consul: false,
+        finders: Vec::new(),
         key: "pointer".to_owned(),
         datacenter: "us-west/v1".parse().unwrap(),
         servers: SnapshotServers::new(servers(&[]), servers(&["http://127.0.0.1:1"])),

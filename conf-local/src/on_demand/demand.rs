@@ -211,6 +211,12 @@ impl Demand {
             return Ok(AtHand::Folder(found));
         }
         let lookup = self.look(change).await?;
+        if let Some((last, first)) = self.bringer.keys.gap(change)
+            // A folder of the history that was replaced is kept for those who began with it.
+            && !matches!(lookup, Lookup::Kept { snapshot, .. } if snapshot.sequence > last)
+        {
+            return Err(Unavailable::Replaced { change, last, first });
+        }
         if let Lookup::Kept { snapshot, through } = lookup
             && let Some(found) = self.keep(snapshot, through).await?
         {

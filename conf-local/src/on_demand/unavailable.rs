@@ -17,6 +17,11 @@ pub(crate) enum Unavailable {
     Stopping,
     #[error("the datacenter had no configuration as old as change {0}")]
     TooOld(Sequence),
+    /// It landed, if it did, at a conf-master that another one has replaced.
+    #[error(
+        "change {change} was replaced: conf-master's history goes on after {last} with {first}; begin the operation anew"
+    )]
+    Replaced { change: Sequence, last: Sequence, first: Sequence },
     /// No server knows the change yet, or no server answers.
     #[error("change {change} is not known here in time: {missing}")]
     Late { change: Sequence, missing: String },

@@ -34,7 +34,8 @@ impl Service {
 struct RefusalBody {
     /// For people, as in every refusal.
     error: String,
-    /// For programs: libconf takes `none-so-old` as final, and asks again after all others.
+    /// For programs: libconf takes `none-so-old` and `replaced` as final, and asks again after all
+    /// others.
     reason: &'static str,
 }
 
@@ -44,6 +45,7 @@ fn refuse(error: &Unavailable) -> Refusal {
         Unavailable::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
         Unavailable::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         Unavailable::TooOld(_) => (StatusCode::NOT_FOUND, "none-so-old"),
+        Unavailable::Replaced { .. } => (StatusCode::GONE, "replaced"),
         Unavailable::Late { .. } => (StatusCode::GATEWAY_TIMEOUT, "not-in-time"),
         Unavailable::Nobody { .. } => (StatusCode::BAD_GATEWAY, "nobody-has-it"),
         Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, "broken"),
@@ -66,6 +68,7 @@ mod tests {
             (Unavailable::Busy, 503, "busy"),
             (Unavailable::Stopping, 503, "stopping"),
             (Unavailable::TooOld(change), 404, "none-so-old"),
+            (Unavailable::Replaced { change, last: Sequence(2), first: Sequence(2000) }, 410, "replaced"),
             (Unavailable::Late { change, missing: missing.clone() }, 504, "not-in-time"),
             (Unavailable::Nobody { change, missing }, 502, "nobody-has-it"),
             (Unavailable::Broken("the disk is full".to_owned()), 500, "broken"),

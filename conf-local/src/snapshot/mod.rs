@@ -13,7 +13,7 @@ mod keys;
 
 pub use crate::snapshot::servers::SnapshotServers;
 pub(crate) use crate::snapshot::{
-    ancestry::descends,
+    ancestry::may_follow,
     collection::CollectionLock,
     host_secrets::{EVERY, HostSecrets, SourceUses},
     keys::HostKeys,

@@ -28,7 +28,7 @@ use crate::{
     notify::{Outbox, Watchers},
     place::{PlaceEntry, Placements},
     snapshot::{
-        CollectionLock, HostSecrets, NamedComponent, Offers, Repository, descends, identity_path, load_identity, salt,
+        CollectionLock, HostSecrets, NamedComponent, Offers, Repository, identity_path, load_identity, may_follow, salt,
     },
     state::{Agent, Exported, ExportedComponent, HistoryEntry},
     transaction::{
@@ -247,7 +247,7 @@ impl Host {
             if sequence <= known.sequence {
                 return Err(TransactionError::Refused(format!("snapshot #{sequence} is not newer than {taken}")));
             }
-            if !known.commit.is_zero() && !descends(&git, &snapshot, known) {
+            if !may_follow(&git, &snapshot, known, &self.keys) {
                 return Err(TransactionError::Refused(format!("snapshot #{sequence} does not follow from {taken}")));
             }
         }

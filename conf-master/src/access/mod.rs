@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use conf_core::access::{AccessTable, KnownHosts, Scope, TokenEntry, TokenHash, TokenId};
+use conf_core::access::{AccessTable, KnownHosts, Scope, TokenEntry, TokenHash, TokenId, Unproven};
 use conf_core::secret::HostKey;
 use libconf::name::{DatacenterName, GroupName, HostName, PrincipalName};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,9 @@ pub(crate) struct NewToken {
     /// How long it is good, in seconds; without that until it is revoked.
     #[serde(default)]
     pub(crate) lives: Option<u32>,
+    /// How many hosts may join by it.
+    #[serde(default)]
+    pub(crate) hosts: Option<u32>,
 }
 
 impl NewToken {
@@ -36,6 +39,9 @@ impl NewToken {
         }
         if self.scope != Scope::Policy && !self.groups.is_empty() {
             return refused("a token for a conf-slave or for hosts gives no groups".to_owned());
+        }
+        if self.hosts.is_some() && !matches!(self.scope, Scope::Join(_)) {
+            return refused("only a join token says how many hosts may join by it".to_owned());
         }
         let Scope::Slave(pattern) = &self.scope else { return Ok(()) };
         let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/*?".contains(&byte);
@@ -58,6 +64,18 @@ pub(crate) enum AccessRequest {
     Add(TokenHash, NewToken),
     /// Ends a token at once.
     Revoke(TokenId),
+    /// Ends a join token, and the keys of all hosts that joined by it.
+    RevokeJoined(TokenId),
+    /// Makes a suspended token good again.
+    Resume(TokenId),
+    /// Begins anew after a restore: a token for an administrator, and of those before only the ones
+    /// that conf-slaves were told of.
+    Restore {
+        /// The hash of the administrator's token.
+        administrator: TokenHash,
+        /// What conf-slaves were told after the change from which this server was restored.
+        shown: AccessTable,
+    },
     /// Adds the token with this hash for the same principal, and ends the old one after so many
     /// seconds.
     Rotate(TokenId, TokenHash, u32),
@@ -124,8 +142,8 @@ impl Binding {
         }
         let name = host.as_str().parse().map_err(|bad| format!("{bad}"))?;
         let scope = Scope::Host { datacenter: datacenter.clone(), host: host.clone() };
-        let (groups, key) = (BTreeSet::new(), Some(key.clone()));
-        Ok(TokenEntry { hash, name, groups, scope, created: now, by, expires: None, revoked: None, key })
+        let (key, joined_by) = (Some(key.clone()), Some(join.id()));
+        Ok(TokenEntry { key, joined_by, ..TokenEntry::new(hash, name, scope, (now, by)) })
     }
 }
 
@@ -143,24 +161,32 @@ impl AccessRequest {
             AccessRequest::Add(hash, new) => {
                 new.check()?;
                 let entry = TokenEntry {
-                    hash: hash.clone(),
-                    name: new.name.clone(),
                     groups: new.groups.clone(),
-                    scope: new.scope.clone(),
-                    created: now,
-                    by: by.to_owned(),
                     expires: new.lives.map(|lives| now + i64::from(lives)),
-                    revoked: None,
-                    key: None,
+                    hosts: new.hosts,
+                    ..TokenEntry::new(hash.clone(), new.name.clone(), new.scope.clone(), (now, by.to_owned()))
                 };
                 put(&mut changed, entry, now)?;
                 format!("{} has the new token {}", new.name, hash.id())
             }
             AccessRequest::Revoke(id) => {
-                let entry = live(table, id, now)?;
+                let entry = match listed(table, id)? {
+                    suspended if suspended.fault(now) == Some(Unproven::Suspended) => suspended,
+                    _ => live(table, id, now)?,
+                };
                 put(&mut changed, TokenEntry { revoked: Some(now), ..entry.clone() }, now)?;
                 format!("the token {id} of {} is revoked", entry.name)
             }
+            AccessRequest::Resume(id) => resume(&mut changed, id, now)?,
+            AccessRequest::Restore { administrator, shown } => {
+                let (suspended, added) = changed.suspend_all_but(shown.clone(), now);
+                put(&mut changed, TokenEntry::of_administrator(administrator.clone(), (now, by.to_owned())), now)?;
+                format!(
+                    "tokens: {suspended} suspended, since they may have been revoked after the copy was made; {added} known from \
+                     conf-slaves alone"
+                )
+            }
+            AccessRequest::RevokeJoined(id) => revoke_joined(&mut changed, id, now)?,
             AccessRequest::Rotate(id, hash, overlap) => {
                 let old = live(table, id, now)?;
                 if old.key.is_some() {
@@ -207,10 +233,49 @@ fn put(table: &mut AccessTable, entry: TokenEntry, now: i64) -> Result<(), Refus
     table.put(entry, now).map_err(|full| Refusal::new(RefusalKind::Invalid, full.to_string()))
 }
 
+/// Makes a suspended token good again.
+fn resume(table: &mut AccessTable, id: &TokenId, now: i64) -> Result<String, Refusal> {
+    let entry = listed(table, id)?.clone();
+    let name = entry.name.clone();
+    match entry.fault(now) {
+        Some(Unproven::Suspended) => {}
+        Some(fault) => return Err(refused(format!("{fault} already ({id} of {name})"))),
+        None => return Err(refused(format!("the token {id} of {name} is good"))),
+    }
+    put(table, TokenEntry { suspended: None, ..entry }, now)?;
+    Ok(format!("the token {id} of {name} is good again"))
+}
+
+/// Ends a join token and the keys of those that joined by it; a line says which these were.
+fn revoke_joined(table: &mut AccessTable, id: &TokenId, now: i64) -> Result<String, Refusal> {
+    let join = listed(table, id)?.clone();
+    if !matches!(join.scope, Scope::Join(_)) {
+        return Err(refused(format!("{id} is no join token; it is for: {}", join.scope)));
+    }
+    let hosts = table.revoke_joined(id, now);
+    let (is_over, name) = (join.fault(now).is_some(), join.name.clone());
+    if is_over && hosts.is_empty() {
+        return Err(refused(format!("{id} of {name} is over already, and no host is known by it any more")));
+    }
+    if !is_over {
+        put(table, TokenEntry { revoked: Some(now), ..join }, now)?;
+    }
+    let named: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    let (count, named) = (hosts.len(), some_of(&named, MOST_NAMED).join(", "));
+    let of_hosts = if hosts.is_empty() { String::new() } else { format!(": {named}") };
+    Ok(format!("the token {id} of {name} is revoked, and the keys of {count} hosts that joined by it{of_hosts}"))
+}
+
+fn refused(words: String) -> Refusal {
+    Refusal::new(RefusalKind::Invalid, words)
+}
+
+fn listed<'t>(table: &'t AccessTable, id: &TokenId) -> Result<&'t TokenEntry, Refusal> {
+    table.by_id(id).ok_or_else(|| refused(format!("there is no token {id}; `conf-master token list` shows all")))
+}
+
 fn live<'t>(table: &'t AccessTable, id: &TokenId, now: i64) -> Result<&'t TokenEntry, Refusal> {
-    let refused = |words: String| Refusal::new(RefusalKind::Invalid, words);
-    let unknown = || refused(format!("there is no token {id}; `conf-master token list` shows all"));
-    let entry = table.by_id(id).ok_or_else(unknown)?;
+    let entry = listed(table, id)?;
     match entry.fault(now) {
         None => Ok(entry),
         Some(fault) => Err(refused(format!("{fault} already ({id} of {})", entry.name))),
@@ -226,7 +291,7 @@ mod tests {
 
     fn new(lives: Option<u32>) -> NewToken {
         let groups = BTreeSet::from(["web".parse().unwrap()]);
-        NewToken { name: "ann".parse().unwrap(), groups, scope: Scope::Policy, lives }
+        NewToken { name: "ann".parse().unwrap(), groups, scope: Scope::Policy, lives, hosts: None }
     }
 
     #[test]
@@ -258,10 +323,11 @@ mod tests {
         let lab: DatacenterName = "lab/v1".parse().unwrap();
         let (join, other) = (Token::generate_for_joining().hash(), Token::generate().hash());
         let scope = Scope::Join(lab.clone());
-        let fleet = NewToken { name: "fleet".parse().unwrap(), groups: BTreeSet::new(), scope, lives: Some(100) };
+        let (groups, name) = (BTreeSet::new(), "fleet".parse().unwrap());
+        let fleet = NewToken { name, groups, scope, lives: Some(100), hosts: Some(2) };
         let (table, _) = AccessRequest::Add(join.clone(), fleet).apply(&AccessTable::default(), "root", 0).unwrap();
         let (table, _) = AccessRequest::Add(other.clone(), new(None)).apply(&table, "root", 0).unwrap();
-        let (first, second, third) = (key("first"), key("second"), key("third"));
+        let (first, second, third, fourth) = (key("first"), key("second"), key("third"), key("fourth"));
         let binding = |host: &str, key: &HostKey, join: &TokenHash| Binding {
             datacenter: lab.clone(),
             host: host.parse().unwrap(),
@@ -293,11 +359,29 @@ mod tests {
         let known = ended.clone().known_hosts(60);
         assert!(asked[0].objection(&ended, &known, 60).unwrap().contains("its key was revoked"));
         let (again, _) = AccessRequest::Bind(vec![binding("web-1", &third, &join)]).apply(&ended, "x", 61).unwrap();
+        // As many as may have joined; of those that are revoked another one takes the place.
+        let full = |table: &AccessTable| {
+            AccessRequest::Bind(vec![binding("web-6", &fourth, &join)])
+                .apply(table, "x", 61)
+                .err()
+                .map(|why| why.reason)
+        };
+        assert!(full(&joined).unwrap().contains("2 hosts have joined by this token already"));
+        assert!(full(&again).is_some() && full(&ended).is_none());
         let third = TokenHash::of_key(&lab, &third);
         assert_eq!(again.find(&third, 61).unwrap().by, format!("fleet ({})", join.id()));
         let refused = AccessRequest::Rotate(third.id(), other, 0).apply(&again, "root", 62);
         assert!(refused.unwrap_err().reason.contains("and no token; revoke it"));
         AccessRequest::Bind(vec![asked[1].clone()]).apply(&joined, "x", 63).unwrap_err();
+        // All of them at once.
+        let all = AccessRequest::RevokeJoined(join.id());
+        let (none, words) = all.apply(&joined, "root", 70).unwrap();
+        let hosts = "2 hosts that joined by it: host lab/v1/web-1, host lab/v1/web-4";
+        assert!(words.ends_with(hosts) || words.ends_with("host lab/v1/web-4, host lab/v1/web-1"), "{words}");
+        assert!(!asked[0].is_made(&none, 70) && !asked[4].is_made(&none, 70) && none.find(&join, 70).is_err());
+        assert!(all.apply(&none, "root", 71).unwrap_err().reason.contains("over already"));
+        let of_person = AccessRequest::RevokeJoined(id);
+        assert!(of_person.apply(&joined, "root", 70).unwrap_err().reason.contains("is no join token"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backup::{BackupFlags, RestoreFlags};
 use crate::cli::check::CheckFlags;
 use crate::cli::client::credential::CredentialFlags;
 use crate::cli::client::doc::DocFlags;
@@ -12,6 +13,7 @@ use crate::cli::client::key::KeyFlags;
 use crate::cli::client::log::LogFlags;
 use crate::cli::client::plan::PlanFlags;
 use crate::cli::client::policy::PolicyFlags;
+use crate::cli::client::promote::PromoteFlags;
 use crate::cli::client::secret::SecretFlags;
 use crate::cli::client::show::ShowFlags;
 use crate::cli::client::token::TokenFlags;
@@ -21,6 +23,7 @@ use crate::cli::client::whereabouts::WhereFlags;
 use crate::hooks::forced::ReceiveFlags;
 use crate::import::ImportFlags;
 use crate::server::ServeFlags;
+use crate::standby::FollowFlags;
 
 /// The central Git server of a configuration: lands every push, composes and signs each
 /// datacenter's snapshot.
@@ -49,7 +52,14 @@ pub(crate) enum Command {
     /// tier is given
     Init(InitFlags),
     /// Serve the repository: Git at /conf.git, the API at /api/v1
-    Serve(ServeFlags),
+    Serve(Box<ServeFlags>),
+    /// Copy the repository and its keys, sealed, to another place: a folder, or any server of Git
+    Backup(BackupFlags),
+    /// Make a server's repository of a copy. Its history goes on above every number that was seen,
+    /// so that conf-slaves and hosts follow by themselves
+    Restore(RestoreFlags),
+    /// Have a standby lead, in the place of a conf-master that is lost
+    Promote(PromoteFlags),
     /// Check whether datacenters could land, on any clone and without a server; for the CI of a
     /// change that is not pushed yet
     Check(CheckFlags),
@@ -104,4 +114,7 @@ pub(crate) struct InitFlags {
     /// The folder to make; the key becomes DIR.key beside it
     #[arg(long, value_name = "DIR")]
     pub(crate) repo: PathBuf,
+    /// For a standby
+    #[command(flatten)]
+    pub(crate) standby: FollowFlags,
 }

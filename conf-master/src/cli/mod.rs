@@ -17,7 +17,7 @@ use conf_core::{
 };
 
 use crate::cli::client::{
-    credential, doc, explain, key, log, plan, policy, secret, show, token, update, wait, whereabouts,
+    credential, doc, explain, key, log, plan, policy, promote, secret, show, token, update, wait, whereabouts,
 };
 use crate::cli::flags::{Command, InitFlags, MasterFlags};
 use crate::hooks::{forced, run_hook};
@@ -25,7 +25,7 @@ use crate::judge::compatibility::worker as compatibility_worker;
 use crate::judge::schema::worker as schema_worker;
 use crate::server::ServeFlags;
 use crate::store::unreachable;
-use crate::{import, server, store};
+use crate::{backup, import, server, standby, store};
 
 /// The beginning of the names of environment variables.
 const PREFIX: &str = "CONF_MASTER";
@@ -49,19 +49,22 @@ pub fn main() -> ExitCode {
     }
     let command = parse::<MasterFlags>(PREFIX).command;
     match &command {
-        Command::Init(_) => daemon::fix_umask(None),
+        Command::Init(_) | Command::Restore(_) => daemon::fix_umask(None),
         Command::Serve(flags) => daemon::fix_umask(Some(&flags.repo)),
         _ => {}
     }
     match command {
         Command::Init(flags) => finish(init(&flags)),
         Command::Serve(flags) => match flags.common.start_logging() {
-            Ok(()) => daemon::run(Threads::PerProcessor, reload(&flags), |stop| server::run(flags, stop)),
+            Ok(()) => daemon::run(Threads::PerProcessor, reload(&flags), |stop| server::run(*flags, stop)),
             Err(error) => {
                 note(format_args!("conf-master: {error}"));
                 ExitCode::from(2)
             }
         },
+        Command::Backup(flags) => finish(backup::run(&flags)),
+        Command::Restore(flags) => finish(block_on(backup::restore(&flags))),
+        Command::Promote(flags) => finish(promote::run(&flags)),
         Command::Check(flags) => finish(check::run(&flags)),
         Command::Import(flags) => finish(import::run(&flags)),
         Command::Log(flags) => finish(block_on(log::run(&flags))),
@@ -97,6 +100,10 @@ fn reload(flags: &ServeFlags) -> Reload {
 
 /// Makes the repository, and says how to go on.
 fn init(flags: &InitFlags) -> anyhow::Result<ExitCode> {
+    if let Some(leader) = &flags.standby.follow {
+        let made = async { standby::init(&flags.repo, leader, &flags.standby).await.map(|()| ExitCode::SUCCESS) };
+        return block_on(made);
+    }
     print(store::init(&flags.repo)?)?;
     let (repo, key) = (flags.repo.display(), store::key_path(&flags.repo));
     let key = key.display();

@@ -124,17 +124,8 @@ mod tests {
         let statements = Arc::new(AccessStatements::new());
         let mut table = AccessTable::default();
         let mut add = |name: &str, scope: Scope, expires: Option<i64>| {
-            let entry = TokenEntry {
-                hash: Token::generate().hash(),
-                name: name.parse().unwrap(),
-                groups: BTreeSet::new(),
-                scope,
-                created: 0,
-                by: "test".to_owned(),
-                expires,
-                revoked: None,
-                key: None,
-            };
+            let (hash, name) = (Token::generate().hash(), name.parse().unwrap());
+            let entry = TokenEntry { expires, ..TokenEntry::new(hash, name, scope, (0, "test".to_owned())) };
             table.put(entry, now()).unwrap();
         };
         let host = |of: &str| Scope::Host { datacenter: of.parse().unwrap(), host: "web-1".parse().unwrap() };

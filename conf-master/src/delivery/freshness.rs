@@ -11,14 +11,20 @@ use libconf::name::DatacenterName;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::delivery::heard::Heard;
 use crate::landing::Published;
 
 type Signed = (Arc<FreshnessEvent>, Instant, Arc<SigningKey>);
+
+/// The pause before a standby that does not hear its leader looks again.
+const UNHEARD: Duration = Duration::from_secs(1);
 
 /// Signs each statement once for all readers, every so often.
 #[derive(Debug)]
 pub(crate) struct FreshnessStatements {
     every: Duration,
+    /// When the leader of this standby was heard.
+    heard: Arc<Heard>,
     /// The last time that was stated, in milliseconds since 1970, and when.
     last: Mutex<(i64, Instant)>,
     /// The last statement about each datacenter, when it was signed, and by which key.
@@ -27,12 +33,12 @@ pub(crate) struct FreshnessStatements {
 
 impl FreshnessStatements {
     /// Signs so often.
-    pub(crate) fn new(every: Duration) -> Self {
-        FreshnessStatements { every, last: Mutex::new((0, Instant::now())), signed: Mutex::default() }
+    pub(crate) fn new(every: Duration, heard: Arc<Heard>) -> Self {
+        FreshnessStatements { every, heard, last: Mutex::new((0, Instant::now())), signed: Mutex::default() }
     }
 
     /// Returns the statement about a datacenter, and when the next one is due; without a statement
-    /// where it has no snapshot.
+    /// where it has no snapshot, and on a standby that does not hear its leader: it cannot know.
     pub(crate) fn of(
         &self,
         published: &Published,
@@ -43,6 +49,9 @@ impl FreshnessStatements {
             self.signed.lock().remove(datacenter);
             return Ok((None, now + self.every));
         };
+        if self.is_silent(published) {
+            return Ok((None, now + UNHEARD.min(self.every)));
+        }
         let newest = Pointer { sequence: snapshot.sequence, commit: snapshot.commit };
         let last = self.signed.lock().get(datacenter).cloned();
         let holds = |(_, signed, by): &Signed| now.duration_since(*signed) < self.every && Arc::ptr_eq(by, key);
@@ -54,6 +63,12 @@ impl FreshnessStatements {
         let signed = Arc::new(sign_freshness(published.sequence, datacenter, newest, time, key)?);
         self.signed.lock().insert(datacenter.clone(), (signed.clone(), now, key.clone()));
         Ok((Some(signed), now + self.every))
+    }
+
+    /// Tells whether this is a standby that does not hear its leader, so that what it has may be
+    /// old.
+    pub(crate) fn is_silent(&self, published: &Published) -> bool {
+        published.leader.is_some() && !self.heard.is_recent()
     }
 
     /// The time to state. Where the clock was set back, goes on from what was stated before: nobody
@@ -80,6 +95,11 @@ impl FreshnessFeed {
     /// Has told nothing yet.
     pub(crate) fn new(statements: Arc<FreshnessStatements>) -> Self {
         FreshnessFeed { statements, told: None, due: Instant::now() }
+    }
+
+    /// Tells whether what is told may be old.
+    pub(crate) fn is_silent(&self, published: &Published) -> bool {
+        self.statements.is_silent(published)
     }
 
     /// Has a datacenter that got its first snapshot not wait for its first statement.
@@ -126,6 +146,7 @@ mod tests {
             parent: None,
             datacenter: name.clone(),
             sequence: Sequence(1),
+            epoch: 1,
             time: 0,
             by: String::new(),
             summary: String::new(),
@@ -145,7 +166,7 @@ mod tests {
     #[test]
     fn each_datacenter_has_one_statement_for_all_readers_until_the_next_is_due() {
         let every = Duration::from_secs(60);
-        let (statements, key) = (Arc::new(FreshnessStatements::new(every)), key());
+        let (statements, key) = (Arc::new(FreshnessStatements::new(every, Arc::default())), key());
         let (keys, name, start) = (TrustedKeys::of(&key), "dc/v1".parse().unwrap(), Instant::now());
         let by = (&name, &key);
         let mut feed = FreshnessFeed::new(statements.clone());
@@ -166,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_stated_time_never_goes_back() {
-        let statements = FreshnessStatements::new(Duration::from_secs(60));
+        let statements = FreshnessStatements::new(Duration::from_secs(60), Arc::default());
         let after = |seconds| Instant::now() + Duration::from_secs(seconds);
         assert_eq!(statements.time(5_000_000, after(0)), 5_000_000);
         let back = statements.time(1_000_000, after(60));

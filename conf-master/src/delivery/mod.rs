@@ -4,6 +4,7 @@
 mod access;
 pub(crate) mod chains;
 mod freshness;
+mod heard;
 pub(crate) mod holding;
 pub(crate) mod hosts;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod watermarks;
 pub(crate) use crate::delivery::access::{AccessFeed, AccessStatements};
 pub(crate) use crate::delivery::chains::Chains;
 pub(crate) use crate::delivery::freshness::{FreshnessFeed, FreshnessStatements};
+pub(crate) use crate::delivery::heard::Heard;
 pub(crate) use crate::delivery::holding::WhereAnswer;
 pub(crate) use crate::delivery::hosts::Hosts;
 pub(crate) use crate::delivery::hosts::shown::{HostsAnswer, HostsPage};

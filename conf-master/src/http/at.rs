@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use conf_core::http::{Routes, Who, asker, json};
+use conf_core::http::{Routes, Who, asker, error, json};
 use conf_core::snapshot::AroundChange;
 use conf_core::{api::At, snapshot};
 use http::StatusCode;
@@ -41,6 +41,11 @@ impl Server {
         let (change, central) = (query.sequence, published.sequence);
         if change > central {
             return Ok(json(StatusCode::OK, &At { central, at: None, next: None, watermark: None }));
+        }
+        let gaps = published.keys.iter().filter_map(|one| Some((one.continues?, one.from)));
+        if let Some((last, first)) = gaps.into_iter().find(|(last, first)| *last < change && change < *first) {
+            let words = format!("change {change} was replaced: the history goes on after {last} with {first}");
+            return Err(error(StatusCode::GONE, words));
         }
         let watermarks = self.watermarks.clone();
         self.read(who, move |repo| match snapshot::around_change(repo, newest, change)? {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
 use crate::delivery::{AccessFeed, FreshnessFeed, Watermarks};
-use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, newest};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, newest, unavailable};
 use crate::judge::Rights;
 use crate::landing::Published;
 
@@ -61,6 +61,9 @@ impl Server {
     /// snapshot gets the newest one: each is whole.
     fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
+        if self.freshness.is_silent(&self.lander.published.borrow()) {
+            return unavailable("this conf-master is a standby, and does not hear its leader; ask another one");
+        }
         match self.streams.take(request.peer) {
             Ok(place) => {
                 let (published, watermarks) = (self.lander.published.clone(), self.watermarks.clone());
@@ -157,6 +160,9 @@ fn events_of(
             };
             if matches!(woken, Woken::Freshness) {
                 let now = published.borrow().clone();
+                if freshness.is_silent(&now) {
+                    break;
+                }
                 if let Some(statement) = freshness.next(&now, &datacenter, Instant::now()) {
                     yield Event::json("freshness", None, &*statement);
                 }
@@ -243,7 +249,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         let key = SigningKey::generate(&path, "test").unwrap();
-        let statements = Arc::new(FreshnessStatements::new(Duration::from_secs(60)));
+        let statements = Arc::new(FreshnessStatements::new(Duration::from_secs(60), Arc::default()));
         let freshness = FreshnessFeed::new(statements);
         let name: DatacenterName = "dc/v1".parse().unwrap();
         let snapshot = Snapshot {
@@ -252,6 +258,7 @@ mod tests {
             parent: None,
             datacenter: name.clone(),
             sequence: Sequence(1),
+            epoch: 1,
             time: 0,
             by: String::new(),
             summary: String::new(),

@@ -7,14 +7,17 @@ mod delivery;
 mod events;
 mod explain;
 mod keys;
+pub(crate) mod leader;
 pub(crate) mod parts;
 mod plan;
 mod policy;
 mod refused;
+mod relay;
 pub(crate) mod rights;
 mod secrets;
 mod sections;
 pub(crate) mod server;
+mod standby;
 mod tokens;
 mod update;
 mod whereabouts;
@@ -25,10 +28,12 @@ use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack, git_routes};
 use conf_core::http::{
     Authenticator, Health, Request, Routes, Shares, StreamPlaces, described, health_routes, session_routes,
 };
+use tokio_util::sync::CancellationToken;
 use warp::Filter as _;
 
 use crate::delivery::{AccessStatements, FreshnessStatements, Hosts, Watermarks};
 use crate::hooks::{PUSH_VARIABLE, Pushers};
+use crate::http::leader::LeaderClient;
 use crate::http::parts::shown_to_pushers;
 use crate::http::policy::{TRIALS_AT_ONCE, TRIALS_WAITING};
 use crate::http::server::{READING_AT_ONCE, READINGS_WAITING, Server, pusher};
@@ -53,7 +58,7 @@ pub(crate) fn server(
     (watermarks, access, freshness): (Watermarks, AccessStatements, FreshnessStatements),
     pushers: Pushers,
     upload: Arc<UploadPack>,
-    hosts: Arc<Hosts>,
+    (hosts, leader, stop): (Arc<Hosts>, LeaderClient, CancellationToken),
 ) -> Server {
     let environment = move |request: &Request| match request.method {
         http::Method::POST => {
@@ -83,6 +88,8 @@ pub(crate) fn server(
         searching: Shares::halves(SEARCHES_AT_ONCE, SEARCHES_WAITING),
         trials: Shares::halves(TRIALS_AT_ONCE, TRIALS_WAITING),
         upload,
+        leader: Arc::new(leader),
+        stop,
     }
 }
 
@@ -104,6 +111,7 @@ pub(crate) fn routes(server: &Server, health: Health) -> Routes {
         at::routes,
         datacenters::routes,
         whereabouts::routes,
+        standby::routes,
     ];
     let git = git_routes(server.upload.clone(), Some(server.receive.clone()));
     let others = git.or(health_routes(health)).unify().boxed();
@@ -111,5 +119,5 @@ pub(crate) fn routes(server: &Server, health: Health) -> Routes {
     let routes = of_server
         .into_iter()
         .fold(others, |routes: Routes, more: fn(Server) -> Routes| routes.or(more(server.clone())).unify().boxed());
-    described(include_str!("openapi.json"), routes)
+    described(include_str!("openapi.json"), relay::routes(server).or(routes).unify().boxed())
 }

@@ -11,7 +11,7 @@ use libconf::name::DatacenterName;
 pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
     let (is_reading, is_post) = (matches!(*method, Method::GET | Method::HEAD), *method == Method::POST);
     match parts(path).as_slice() {
-        ["api", "v1", "tokens", ..] => Some(Verb::Administer),
+        ["api", "v1", "tokens" | "standby", ..] => Some(Verb::Administer),
         ["api", "v1", "principal" | "openapi.json" | "keys"] if is_reading => None,
         ["api", "v1", "sessions"] if is_post => None,
         _ if is_reading => Some(Verb::Read),

@@ -42,7 +42,7 @@ pub(crate) fn routes(server: Server) -> Routes {
     let remove = one().and(end()).and(warp::delete()).and(request()).and(with.clone()).then(
         |name: NamedDatacenter, secret: String, request: Request, server: Server| {
             answer(async move {
-                let pusher = bare(request).await?;
+                let pusher = bare(request, &[]).await?;
                 server.land(name?, &secret, &pusher, SecretRequest::Remove).await
             })
         },
@@ -50,7 +50,7 @@ pub(crate) fn routes(server: Server) -> Routes {
     let rotate = one().and(warp::path!("rotate")).and(warp::post()).and(request()).and(with).then(
         |name: NamedDatacenter, secret: String, request: Request, server: Server| {
             answer(async move {
-                let pusher = bare(request).await?;
+                let pusher = bare(request, &[]).await?;
                 server.land(name?, &secret, &pusher, SecretRequest::Rotate).await
             })
         },

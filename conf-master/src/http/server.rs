@@ -12,10 +12,12 @@ use http::{HeaderValue, StatusCode, header};
 use libconf::name::{CommitId, DatacenterName, RefName};
 use serde::Deserialize;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use warp::{Filter, filters::BoxedFilter};
 
 use crate::delivery::{AccessStatements, Chains, FreshnessStatements, Hosts, Watermarks};
 use crate::fault::{Fault, Refusal, RefusalKind};
+use crate::http::leader::LeaderClient;
 use crate::inspect::InspectError;
 use crate::landing::{Lander, Published, Pusher};
 use crate::text::some_of;
@@ -66,6 +68,10 @@ pub(crate) struct Server {
     pub(crate) upload: Arc<UploadPack>,
     /// Takes pushes.
     pub(crate) receive: Arc<ReceivePack>,
+    /// The way to the leader of a standby.
+    pub(crate) leader: Arc<LeaderClient>,
+    /// Ends this server.
+    pub(crate) stop: CancellationToken,
 }
 
 /// The datacenter in a path, or the answer to a bad name.
@@ -171,8 +177,8 @@ pub(crate) fn pusher(request: &Request) -> Pusher {
 
 /// Returns the pusher of a request that has neither query nor body: either may hold a word that
 /// somebody relies on, such as a dry run.
-pub(crate) async fn bare(request: Request) -> Result<Pusher, Response> {
-    request.check_query(&[])?;
+pub(crate) async fn bare(request: Request, known: &[&str]) -> Result<Pusher, Response> {
+    request.check_query(known)?;
     let pusher = pusher(&request);
     let body = request.body.bytes(BARE_BYTES).await?;
     if matches!(body.trim_ascii(), b"" | b"{}") {

@@ -23,9 +23,17 @@ struct RotateBody {
     overlap: u32,
 }
 
+#[derive(Deserialize)]
+struct RevokeQuery {
+    /// The hosts that joined by it end with it.
+    #[serde(default)]
+    joined: bool,
+}
+
 /// The routes below `/api/v1/tokens`, and `/api/v1/principal`.
 pub(crate) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
+    let resuming = with.clone();
     let all = || warp::path!("api" / "v1" / "tokens");
     let one = || warp::path!("api" / "v1" / "tokens" / String);
     let list = all().and(warp::get()).and(request()).and(with.clone()).then(|request: Request, server: Server| {
@@ -39,11 +47,12 @@ pub(crate) fn routes(server: Server) -> Routes {
             server.tokens(TokenCall::Add(new), about, StatusCode::CREATED).await
         })
     });
-    let revoke = one().and(warp::delete()).and(request()).and(with.clone()).then(
-        |id: String, request: Request, server: Server| {
+    let revoke = one().and(warp::delete()).and(warp::query()).and(request()).and(with.clone()).then(
+        |id: String, RevokeQuery { joined }: RevokeQuery, request: Request, server: Server| {
             answer(async move {
-                let (id, about) = (parse(&id)?, bare(request).await?);
-                server.tokens(TokenCall::Revoke(id), about, StatusCode::OK).await
+                let (id, about) = (parse(&id)?, bare(request, &["joined"]).await?);
+                let call = if joined { TokenCall::RevokeJoined(id) } else { TokenCall::Revoke(id) };
+                server.tokens(call, about, StatusCode::OK).await
             })
         },
     );
@@ -58,6 +67,15 @@ pub(crate) fn routes(server: Server) -> Routes {
                 })
             },
         );
+    let resume =
+        warp::path!("api" / "v1" / "tokens" / String / "resume").and(warp::post()).and(request()).and(resuming).then(
+            |id: String, request: Request, server: Server| {
+                answer(async move {
+                    let (id, about) = (parse(&id)?, bare(request, &[]).await?);
+                    server.tokens(TokenCall::Resume(id), about, StatusCode::OK).await
+                })
+            },
+        );
     let own = warp::path!("api" / "v1" / "principal").and(warp::get()).and(request()).map(|request: Request| {
         let Principal::Named(named) = &request.principal else {
             return json(StatusCode::OK, &json!({"name": null}));
@@ -65,7 +83,7 @@ pub(crate) fn routes(server: Server) -> Routes {
         let (name, groups, scope, token) = (&named.name, &named.groups, &named.scope, &named.token);
         json(StatusCode::OK, &json!({"name": name, "groups": groups, "scope": scope, "token": token}))
     });
-    let change = add.boxed().or(revoke.boxed()).unify().or(rotate.boxed()).unify();
+    let change = add.boxed().or(revoke.boxed()).unify().or(rotate.boxed()).unify().or(resume.boxed()).unify();
     list.boxed().or(change.boxed()).unify().or(own.boxed()).unify().boxed()
 }
 

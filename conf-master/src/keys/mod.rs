@@ -23,6 +23,11 @@ pub(crate) enum KeyCall {
     },
     /// The end of one, by its fingerprint.
     Revoke(String),
+    /// A standby leads from now on, in another epoch.
+    Promote {
+        /// The highest number of a change that anybody has seen.
+        above: Option<Sequence>,
+    },
 }
 
 /// The answer.
@@ -69,6 +74,10 @@ impl Lander {
             }
             KeyCall::Rotate { revokes_old } => KeyRequest::Rotate { revokes_old },
             KeyCall::Revoke(fingerprint) => KeyRequest::Revoke(fingerprint),
+            KeyCall::Promote { .. } if self.published.borrow().leader.is_none() => {
+                return Err(vec![Some("this conf-master leads already".to_owned().into())]);
+            }
+            KeyCall::Promote { above } => KeyRequest::Succeed { above: above.unwrap_or_default() },
         };
         let outcome = self.land(Push::keys(request, pusher)).await;
         if outcome.sequence.is_none() {

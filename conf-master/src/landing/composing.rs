@@ -9,6 +9,7 @@ use conf_core::snapshot::{Component, Composition, SharedTrees, Snapshot};
 use libconf::name::{ComponentVersion, DatacenterName, RefName, SecretName, Sequence};
 
 use crate::catalog::Delta;
+use crate::landing::push::Anew;
 use crate::landing::staging::Staging;
 use crate::secrets::StagedSecrets;
 use crate::text::first_and_more;
@@ -37,7 +38,7 @@ impl Staging {
             && changed.is_none()
             && before == Some(manifest.trees())
             && datacenter.snapshot.is_some()
-            && !self.signs_anew
+            && self.anew.is_none()
         {
             return Ok(None);
         }
@@ -45,14 +46,15 @@ impl Staging {
         let composition = Composition {
             datacenter: name.clone(),
             sequence,
+            epoch: self.epoch(),
             time,
             // A datacenter that was deleted and made again continues its old chain.
             parent: self.catalog.table.target(&RefName::Snapshot(name.clone())).map(|tip| tip.commit),
             base: datacenter.snapshot.as_ref().map(|snapshot| snapshot.tree),
-            summary: if self.signs_anew {
-                "another key signs".to_owned()
-            } else {
-                summary(&components, changed.filter(|_| before == Some(manifest.trees())))
+            summary: match self.anew {
+                Some(Anew::Key) => "another key signs".to_owned(),
+                Some(Anew::Epoch(_)) => format!("the history goes on after #{}", self.sequence),
+                None => summary(&components, changed.filter(|_| before == Some(manifest.trees()))),
             },
             components,
             datacenter_tree: manifest.datacenter_tree,

@@ -1,21 +1,25 @@
-//! Stages requests about the keys that sign.
+//! Stages requests for statements: about the keys that sign, and that begin another epoch.
 
 use std::sync::Arc;
 
 use conf_core::access::Principal;
 use conf_core::api::KeyStatement;
 use conf_core::daemon::chain;
-use conf_core::sign::{KeyError, SigningKey, fingerprint_of_new, public_path, sign_statement};
-use libconf::name::RefName;
+use conf_core::sign::{KeyError, SigningKey, fingerprint_of_new, public_path, sign_statement, sign_succession};
+use libconf::name::{RefName, Sequence};
 use tracing::error;
 
 use crate::catalog::{Delta, Deltas};
 use crate::fault::{Refusal, RefusalKind};
 use crate::judge::Judgement;
-use crate::landing::push::{KeyRequest, Outcome, Push};
+use crate::landing::push::{Anew, KeyRequest, Outcome, Push, epoch_of};
 use crate::landing::staging::{Staged, Staging};
+use crate::store::ledger::TABLE_EVERY;
 use crate::store::{self, RefChanges, signer};
 use crate::text::now;
+
+/// 2^52: JSON's readers know whole numbers up to twice as much.
+const MOST_SEQUENCE: u64 = 1 << 52;
 
 impl Staging {
     /// Stages a request about keys. Another key signs this very change: with it every datacenter
@@ -26,24 +30,40 @@ impl Staging {
             Ok(made) => made,
             Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
         };
-        let words = self.words_of(&statement, request);
-        let statements = [self.keys.as_slice(), &[statement]].concat();
+        let statements = [self.keys.as_slice(), std::slice::from_ref(&statement)].concat();
         let parent = self.catalog.table.target(&RefName::Keys).map(|tip| tip.commit);
         let target = store::keys::write(&self.objects, parent, &statements, time)?;
         let changes = RefChanges::from([(RefName::Keys, Some(target))]);
         let judgement = Judgement { refusals: vec![None; push.updates.len()], changes, ..Judgement::default() };
         let before = (self.key.clone(), self.keys.clone());
-        self.signs_anew = !Arc::ptr_eq(&key, &self.key);
+        let is_rotation = !Arc::ptr_eq(&key, &self.key);
+        self.anew = match statements.last().filter(|last| last.continues.is_some()) {
+            Some(succession) => Some(Anew::Epoch(succession.from)),
+            None => is_rotation.then_some(Anew::Key),
+        };
         (self.key, self.keys) = (key, Arc::new(statements));
         let staged = self.stage_judged(push, judgement, by);
-        let is_rotation = std::mem::take(&mut self.signs_anew);
+        self.anew = None;
         let (outcome, moves) = staged?;
         if outcome.sequence.is_none() {
             (self.key, self.keys) = before;
             return Ok((outcome, moves));
         }
         self.has_next_key |= is_rotation;
-        Ok((Outcome { notes: words, ..outcome }, moves))
+        Ok((Outcome { notes: self.words_of(&statement, request), ..outcome }, moves))
+    }
+
+    /// The number of the change that is staged, and where it begins an epoch the one before it.
+    pub(crate) fn next_change(&self) -> (Option<Sequence>, Sequence) {
+        match self.anew {
+            Some(Anew::Epoch(first)) => (Some(self.sequence), first),
+            Some(Anew::Key) | None => (None, self.sequence.next()),
+        }
+    }
+
+    /// The epoch of the history, with what is staged.
+    pub(crate) fn epoch(&self) -> u32 {
+        epoch_of(&self.keys)
     }
 
     /// Makes the statement for a request, and the key that signs with it.
@@ -61,6 +81,12 @@ impl Staging {
         let at = (self.sequence.next(), time);
         let refused = |error: KeyError| Refusal::new(RefusalKind::Invalid, chain(&error));
         match request {
+            KeyRequest::Succeed { above } => {
+                let first = first_of_epoch(self.sequence.max(*above))?;
+                let statement =
+                    sign_succession(&self.keys, (self.sequence, first), time, &self.key).map_err(refused)?;
+                Ok((self.key.clone(), statement))
+            }
             KeyRequest::Rotate { .. } if self.has_next_key && signer::next_path(&self.path).exists() => {
                 let words = "another change of keys is not in place yet; try again in a moment";
                 Err(Refusal::new(RefusalKind::Busy, words))
@@ -97,10 +123,17 @@ impl Staging {
     fn words_of(&self, statement: &KeyStatement, request: &KeyRequest) -> Vec<String> {
         let KeyStatement { from, old, revokes, .. } = statement;
         let signed = self.catalog.datacenters.values().filter(|one| one.snapshot.is_some()).count();
+        let have = if signed == 1 { "datacenter has" } else { "datacenters have" };
         let mut words = Vec::new();
+        if let Some(last) = statement.continues {
+            words.push(format!(
+                "the history goes on after #{last} with #{from}, in epoch {}; {signed} {have} a snapshot of it, and whatever \
+                 landed elsewhere between the two is replaced",
+                self.epoch()
+            ));
+        }
         if let KeyRequest::Rotate { .. } = request {
-            let (new, have) =
-                (fingerprint_of_new(statement), if signed == 1 { "datacenter has" } else { "datacenters have" });
+            let new = fingerprint_of_new(statement);
             words.push(format!(
                 "{new} signs from #{from} on, in place of {old}; {signed} {have} a snapshot that it has signed"
             ));
@@ -111,9 +144,9 @@ impl Staging {
         words
     }
 
-    /// Adds to the deltas of a change of keys every datacenter that has a snapshot.
+    /// Adds to the deltas of a change of keys or of the epoch every datacenter that has a snapshot.
     pub(crate) fn and_signed_anew(&self, mut deltas: Deltas) -> Deltas {
-        let all = self.catalog.datacenters.iter().filter(|(_, one)| self.signs_anew && one.snapshot.is_some());
+        let all = self.catalog.datacenters.iter().filter(|(_, one)| self.anew.is_some() && one.snapshot.is_some());
         for (name, _) in all {
             deltas.entry(name.clone()).or_insert_with(|| Some(Delta::default()));
         }
@@ -132,6 +165,14 @@ impl Staging {
             Err(cause) => error!(error = chain(&*cause), "the key that signs now is not in its place yet"),
         }
     }
+}
+
+/// The first change of an epoch above a change: it holds the whole tables.
+fn first_of_epoch(above: Sequence) -> Result<Sequence, Refusal> {
+    if above.0 >= MOST_SEQUENCE {
+        return Err(format!("#{above} is no number of a change: so many never land").into());
+    }
+    Ok(Sequence((above.0 / TABLE_EVERY + 2) * TABLE_EVERY))
 }
 
 #[cfg(test)]
@@ -157,6 +198,13 @@ mod tests {
 
     fn signer(room: &Room) -> String {
         room.lander.published.borrow().signer.as_ref().unwrap().fingerprint()
+    }
+
+    #[test]
+    fn an_epoch_begins_a_thousand_changes_later_at_least() {
+        let first = |above: u64| first_of_epoch(Sequence(above)).map(|first| first.0).ok();
+        assert_eq!([0, 999, 1000, 1001].map(first), [2000, 2000, 3000, 3000].map(Some));
+        assert_eq!([MOST_SEQUENCE, u64::MAX].map(first), [None, None]);
     }
 
     #[tokio::test]

@@ -8,12 +8,14 @@
 pub(crate) mod audit;
 mod checking;
 mod composing;
+mod following;
 mod keys;
 pub(crate) mod push;
 #[cfg(test)]
 mod rights_tests;
 mod sizes;
 mod staging;
+mod standbys;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -21,7 +23,8 @@ pub(crate) mod update;
 mod writer;
 
 pub(crate) use crate::landing::audit::{Record, RefusedRef};
-pub(crate) use crate::landing::push::{KeyRequest, Outcome, Published, Push, Pusher};
+pub(crate) use crate::landing::push::{KeyRequest, Leader, Outcome, Published, Push, Pusher};
+pub(crate) use crate::landing::standbys::{Office, Standbys, SyncRule};
 pub(crate) use crate::landing::told::Told;
 pub(crate) use crate::landing::update::notation::Draft;
 pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, SectionChange, Update, UpdateOutcome};
@@ -39,7 +42,7 @@ use conf_core::access::AccessTable;
 use conf_core::daemon::{blocking, chain};
 use conf_core::git_http::UploadPack;
 use conf_core::http::{Health, ShareBounds, Shares};
-use libconf::name::{DatacenterName, ObjectId, RefName};
+use libconf::name::{CommitId, DatacenterName, ObjectId, RefName, Sequence};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -85,6 +88,10 @@ pub(crate) struct Lander {
     pub(crate) landed: Arc<Landed>,
     /// The places in the queue.
     places: Shares,
+    /// The newest entry of the ledger that is durable here, before anybody else is told.
+    pub(crate) newest: watch::Receiver<(CommitId, Sequence)>,
+    /// The standbys.
+    pub(crate) standbys: Arc<Standbys>,
 }
 
 /// Asks the landing thread what there is.
@@ -218,6 +225,24 @@ impl Lander {
         }
     }
 
+    /// Takes what the leader has landed, up to this entry of its ledger, whose objects are here;
+    /// returns when it is durable. With `drops` what landed here alone is dropped. Cancel: it is
+    /// taken all the same.
+    pub(crate) async fn take(&self, newest: CommitId, drops: bool) -> anyhow::Result<()> {
+        let (reply, done) = oneshot::channel();
+        self.jobs.send(Job::Take { newest, drops, reply }).await.ok().context("conf-master is stopping")?;
+        done.await.context("conf-master is stopping")?
+    }
+
+    /// Has this conf-master follow another one, and land nothing; or lead, in the epoch that it is
+    /// in. What it was told before is done first.
+    pub(crate) async fn stand(&self, leader: Option<Leader>) {
+        let (reply, done) = oneshot::channel();
+        if self.jobs.send(Job::Stand { leader, reply }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
     /// Sets the refs to what the ledger says.
     pub(crate) async fn repair(&self) {
         let (reply, done) = oneshot::channel();
@@ -252,12 +277,22 @@ fn busy(refs: usize) -> Outcome {
     Outcome::refused(refs, &Refusal::new(RefusalKind::Busy, "conf-master is busy or stopping; push again in a moment"))
 }
 
+/// What a server is from its start on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Role {
+    /// Who may do what; the policy is read from the repository.
+    pub(crate) rights: Rights,
+    /// Whom it follows: nothing lands here but what that one has landed.
+    pub(crate) leader: Option<Leader>,
+    /// How many standbys have a change before it is answered.
+    pub(crate) sync: SyncRule,
+}
+
 /// Opens the repository, repairs what a crash left, and starts the landing thread.
 ///
 /// The thread ends, after the current step, when every [`Lander`] is gone. `upload` is handed the
 /// answer to the fetch that each landing causes; `told` tells what becomes of each push; `landed`
-/// follows from now on what lands. Of `rights` the policy is read from the repository. Must be
-/// called inside the runtime.
+/// follows from now on what lands. Must be called inside the runtime.
 pub(crate) fn start(
     path: &Path,
     judge: &Arc<Judge>,
@@ -265,7 +300,7 @@ pub(crate) fn start(
     upload: Arc<UploadPack>,
     told: Told,
     health: Health,
-    rights: Rights,
+    role: Role,
 ) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
     let (jobs, queue) = mpsc::channel(QUEUE as usize + OTHER_JOBS);
     let (publish, published) = watch::channel(Arc::default());
@@ -273,11 +308,18 @@ pub(crate) fn start(
     let audit = Arc::new(Audit::open(path).context("cannot open the records of what was refused")?);
     let checker = Arc::new(Checker::new(path, judge.clone(), landed.clone(), audit.clone(), told.clone()));
     // Schemas that others push take no time of the landing thread.
-    let staging = Staging::open(path, Arc::new(judge.beside()), checker.clone(), rights)?;
+    let staging = Staging::open(path, Arc::new(judge.beside()), checker.clone(), (role.rights, role.leader))?;
     let durable = Arc::new(RwLock::new(staging.durable()));
     landed.follow(durable.clone());
+    let standbys = Arc::new(Standbys::new(role.sync, health.clone()));
+    let (newest_sender, newest) = watch::channel((staging.ledger, staging.sequence));
+    standbys.is_durable(staging.ledger);
     let landing = Landing {
         staging,
+        landed: None,
+        is_held: false,
+        newest: newest_sender,
+        standbys: standbys.clone(),
         is_void: false,
         publish,
         access: access_sender,
@@ -292,5 +334,6 @@ pub(crate) fn start(
     let thread = thread::Builder::new().name("landing".to_owned()).spawn(move || landing.run(queue))?;
     let places = Shares::new(ShareBounds { places: QUEUE.into(), of_one: (QUEUE / 4).into(), waiting: WAITING });
     let landed = landed.clone();
-    Ok((Lander { jobs, published, access, durable, audit, checker, told, landed, places }, thread))
+    let lander = Lander { jobs, published, access, durable, audit, checker, told, landed, places, newest, standbys };
+    Ok((lander, thread))
 }

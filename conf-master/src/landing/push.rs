@@ -1,9 +1,11 @@
 //! A push, an update or a request about secrets on its way to the landing thread, and its outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use conf_core::access::{Principal, TokenId};
+use conf_core::address::BaseUrl;
 use conf_core::api::KeyStatement;
 use conf_core::http::Who;
 use conf_core::sign::SigningKey;
@@ -13,6 +15,7 @@ use libconf::name::{CommitId, DatacenterName, ObjectId, RefName, Sequence};
 use crate::access::AccessRequest;
 use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{ChangePlan, ProposalOptions, RefUpdate, Rights};
+use crate::landing::standbys::NotNow;
 use crate::landing::update::request::{Update, UpdateOutcome};
 use crate::secrets::SecretRequest;
 use crate::store::{LandedRequest, Proven, RequestKey};
@@ -92,6 +95,21 @@ pub(crate) enum KeyRequest {
     },
     /// A key counts for nothing new, by its fingerprint.
     Revoke(String),
+    /// The history goes on in another epoch, whose first change is above this one and above every
+    /// change that is known here.
+    Succeed {
+        /// The highest number that anybody has seen.
+        above: Sequence,
+    },
+}
+
+/// Why every datacenter gets a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Anew {
+    /// Another key signs.
+    Key,
+    /// The history goes on in another epoch, which begins with this change.
+    Epoch(Sequence),
 }
 
 impl PushContent {
@@ -117,6 +135,11 @@ impl Push {
         update.key = update.key.map(|key| key.of(pusher.principal.named().map(|named| &named.name)));
         let updates = update.references().iter().map(unknown).collect();
         Push { content: PushContent::Sections(update), ..Push::commits(updates, true, pusher, options) }
+    }
+
+    /// Begins an epoch.
+    pub(crate) fn is_promotion(&self) -> bool {
+        matches!(self.content, PushContent::Keys(KeyRequest::Succeed { .. }))
     }
 
     /// Makes a push of a request about secrets.
@@ -169,6 +192,21 @@ impl Outcome {
         Outcome { refusals: vec![Some(why.clone()); refs.max(1)], ..Outcome::default() }
     }
 
+    /// Refuses a push while nothing may land.
+    pub(crate) fn not_now(push: &Push, why: NotNow) -> Self {
+        let words = format!("nothing lands now: {why}; try again");
+        Outcome::refused(push.updates.len(), &Refusal::new(RefusalKind::Busy, words))
+    }
+
+    /// Says of what is durable here alone that nobody knows yet whether it stays.
+    pub(crate) fn held(self, why: NotNow) -> Self {
+        let Some(sequence) = self.sequence else { return self };
+        let words = format!("#{sequence} is on this machine alone, and may be lost: {why}; look again later");
+        let refusals =
+            self.refusals.into_iter().map(|one| one.or_else(|| Some(Refusal::new(RefusalKind::Busy, &words))));
+        Outcome { refusals: refusals.collect(), sequence: None, update: None, notes: Vec::new(), ..self }
+    }
+
     /// Leaves a push for now that others would wait for.
     pub(crate) fn put_off(push: &Push) -> Self {
         let why = "others landed meanwhile, and to look at it again takes long; push again";
@@ -192,6 +230,24 @@ impl Outcome {
     }
 }
 
+/// Whom a standby follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leader {
+    /// The conf-master at this URL.
+    At(BaseUrl),
+    /// Whoever is elected; nobody is known yet.
+    Unknown,
+}
+
+impl fmt::Display for Leader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Leader::At(url) => url.fmt(f),
+            Leader::Unknown => f.write_str("the conf-master that is elected next"),
+        }
+    }
+}
+
 /// The state that everyone may know after a landing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
@@ -203,8 +259,22 @@ pub(crate) struct Published {
     pub(crate) deleted: BTreeSet<DatacenterName>,
     /// Who may do what.
     pub(crate) rights: Rights,
+    /// Whom this conf-master follows, where it is a standby and lands nothing.
+    pub(crate) leader: Option<Leader>,
     /// The key that signs; `None` before anything was read.
     pub(crate) signer: Option<Arc<SigningKey>>,
     /// The statements about keys.
     pub(crate) keys: Arc<Vec<KeyStatement>>,
+}
+
+impl Published {
+    /// The epoch of the history.
+    pub(crate) fn epoch(&self) -> u32 {
+        epoch_of(&self.keys)
+    }
+}
+
+/// The epoch that these statements lead to.
+pub(crate) fn epoch_of(statements: &[KeyStatement]) -> u32 {
+    1 + u32::try_from(statements.iter().filter(|one| one.continues.is_some()).count()).unwrap_or(u32::MAX - 1)
 }

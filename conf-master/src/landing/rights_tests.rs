@@ -60,7 +60,11 @@ impl Site {
         let room = Room::under(&path, ReportingHosts::default(), Rights::default());
         let site = Site { _folder: folder, path, room };
         let (name, groups, scope) = ("bob".parse().unwrap(), BTreeSet::new(), Scope::Policy);
-        site.tokens(AccessRequest::Add(Token::generate().hash(), NewToken { name, groups, scope, lives: None })).await;
+        site.tokens(AccessRequest::Add(
+            Token::generate().hash(),
+            NewToken { name, groups, scope, lives: None, hosts: None },
+        ))
+        .await;
         for (branch, files) in [
             ("services/web/master", [("config.json", r#"{"a": 1}"#)]),
             ("datacenter-configuration/a", [("datacenter.yaml", "services: [{name: web, branch: master}]\n")]),
@@ -387,7 +391,7 @@ async fn nothing_lands_by_a_token_that_ended_while_the_change_waited() {
     let site = Site::open().await;
     let hash = Token::generate().hash();
     let (name, groups, scope) = ("alice".parse().unwrap(), BTreeSet::new(), Scope::Policy);
-    site.tokens(AccessRequest::Add(hash.clone(), NewToken { name, groups, scope, lives: None })).await;
+    site.tokens(AccessRequest::Add(hash.clone(), NewToken { name, groups, scope, lives: None, hosts: None })).await;
     let Principal::Named(named) = somebody("alice") else { panic!("she has a name") };
     let alice = Principal::Named(Named { token: Some(hash.id()), ..named });
     let update = |text| vec![site.commit("services/web/master", &[("config.json", text)], "by alice")];

@@ -14,20 +14,20 @@ use conf_core::sign::SigningKey;
 use conf_core::snapshot::SharedTrees;
 use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::access::AccessRequest;
 use crate::catalog::Catalog;
 use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{Authority, Effort, Judge, Judgement, Need, Open, RefUpdate, Rights};
 use crate::landing::checking::{Checker, Version};
-use crate::landing::push::{Outcome, Push, PushContent};
+use crate::landing::push::{Anew, Leader, Outcome, Push, PushContent};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
 use crate::secrets::SecretRequest;
 use crate::store::{
-    self, Durable, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Move, RefChanges, RefFiles, RefTarget,
-    Tables, Wanted, damage, journal, ledger, signer, tip,
+    self, Durable, LandedRequests, LayerChanges, LedgerEntry, Move, RefChanges, RefFiles, RefTarget, Tables, Wanted,
+    damage, journal, ledger, signer,
 };
 use crate::text::{now, one_line};
 
@@ -44,18 +44,20 @@ pub(crate) struct Staging {
     pub(crate) key: Arc<SigningKey>,
     /// The statements about keys after the last staged change.
     pub(crate) keys: Arc<Vec<KeyStatement>>,
-    /// The change that is staged gives every datacenter a snapshot.
-    pub(crate) signs_anew: bool,
+    /// Why the change that is staged gives every datacenter a snapshot.
+    pub(crate) anew: Option<Anew>,
     /// The key that signs is not in its place on the disk yet.
     pub(crate) has_next_key: bool,
     /// Judges, and tells what a change does.
     pub(crate) judge: Arc<Judge>,
-    checker: Arc<Checker>,
+    /// What is judged beside the landing thread.
+    pub(crate) checker: Arc<Checker>,
     /// The state after the last staged change.
     pub(crate) catalog: Arc<Catalog>,
     /// Who may do what, after it.
     pub(crate) rights: Rights,
-    requests: LandedRequests,
+    /// The requests that landed under a key of their own.
+    pub(crate) requests: LandedRequests,
     /// The tokens after the last staged change.
     pub(crate) access: Arc<AccessTable>,
     /// The last change of each layer.
@@ -64,11 +66,14 @@ pub(crate) struct Staging {
     pub(crate) objects: NewObjects,
     /// The newest entry of the ledger.
     pub(crate) ledger: CommitId,
+    /// Whom this conf-master follows, where it is a standby and lands nothing.
+    pub(crate) leader: Option<Leader>,
     /// The number of the newest change.
     pub(crate) sequence: Sequence,
     /// The packs that came since the repository was opened: each push is one.
     staged: u32,
-    ref_files: RefFiles,
+    /// The files of refs.
+    pub(crate) ref_files: RefFiles,
 }
 
 /// The most pushes with one opening of the repository, besides those of one batch. An open
@@ -77,13 +82,18 @@ const MOST_STAGED: u32 = 64;
 
 impl Staging {
     /// Opens the repository, and reads everything from the ledger.
-    pub(crate) fn open(path: &Path, judge: Arc<Judge>, checker: Arc<Checker>, rights: Rights) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        path: &Path,
+        judge: Arc<Judge>,
+        checker: Arc<Checker>,
+        (rights, leader): (Rights, Option<Leader>),
+    ) -> anyhow::Result<Self> {
         let mut staging = Staging {
             path: path.to_owned(),
             repo: store::open(path)?,
             key: Arc::new(SigningKey::load(&store::key_path(path))?),
             keys: Arc::default(),
-            signs_anew: false,
+            anew: None,
             has_next_key: false,
             judge,
             checker,
@@ -94,6 +104,7 @@ impl Staging {
             layers: LayerChanges::default(),
             objects: NewObjects::over(path)?,
             ledger: CommitId::ZERO,
+            leader,
             sequence: Sequence(0),
             staged: 0,
             ref_files: RefFiles::default(),
@@ -115,39 +126,6 @@ impl Staging {
             warn!(error = chain(&*error), "the ledger's journal cannot be kept");
         }
         Ok(staging)
-    }
-
-    /// Drops everything that was staged: reads the ledger anew, and sets the refs to it. It is an
-    /// error when the ledger does not contain the last change that is known to have landed.
-    pub(crate) fn reload(&mut self, landed: Option<CommitId>) -> anyhow::Result<()> {
-        landed.map_or(Ok(()), |landed| tip::settle(&self.path, landed))?;
-        self.open_again()?;
-        let newest: CommitId = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
-        let LedgerState { table, requests, layers, sequence } = ledger::replay(&self.repo, newest)?;
-        self.ref_files = RefFiles::find(&self.path, sequence);
-        let wanted = Wanted { table: &table, ledger: newest, sequence };
-        for line in self.ref_files.repair(&self.repo, wanted)? {
-            warn!("{line}");
-        }
-        store::sync_objects(&self.repo)?;
-        let access = store::access::read(&self.repo, &table)?;
-        let keys = store::keys::read(&self.repo, &table)?;
-        if self.ledger == CommitId::ZERO || *self.keys != keys {
-            self.key = Arc::new(signer::load(&self.path, &keys)?);
-        }
-        self.keys = Arc::new(keys);
-        let (catalog, faults) = Catalog::load(&self.repo, &self.judge.contents, table);
-        for fault in faults {
-            error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
-        }
-        self.checker.forget();
-        self.ledger = newest;
-        self.access = Arc::new(access);
-        (self.catalog, self.requests, self.layers, self.sequence) = (Arc::new(catalog), requests, layers, sequence);
-        self.rights.tokens = self.access.clone();
-        self.rights.follow(&self.repo, &self.catalog.table);
-        info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
-        Ok(())
     }
 
     /// Returns the state for answers. Nothing may be staged.
@@ -199,15 +177,20 @@ impl Staging {
     /// Judges one push against what is staged so far, and writes its objects.
     pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<Staged> {
         let policy = self.rights.version();
-        if let Some(why) = self.ended(push) {
+        if let Some(why) = self.unwelcome(push) {
             return Ok((Outcome { policy, ..Outcome::refused(push.updates.len(), &why) }, Vec::new()));
         }
         let (outcome, moves) = self.stage_content(push)?;
         Ok((Outcome { policy, ..outcome }, moves))
     }
 
-    /// Refuses a push whose token has ended since it came.
-    fn ended(&self, push: &Push) -> Option<Refusal> {
+    /// Refuses everything where another server lands, and a push whose token has ended since it
+    /// came.
+    fn unwelcome(&self, push: &Push) -> Option<Refusal> {
+        if let Some(leader) = self.leader.as_ref().filter(|_| !push.is_promotion()) {
+            let words = format!("this conf-master is a standby, and lands nothing; ask {leader}, which it follows");
+            return Some(Refusal::new(RefusalKind::Busy, words));
+        }
         let id = push.pusher.token().filter(|_| !self.rights.is_open)?;
         let fault = self.access.by_id(&id).map_or(Some(Unproven::Unknown), |entry| entry.fault(now()))?;
         Some(Refusal::new(RefusalKind::Denied, fault.to_string()))
@@ -352,7 +335,7 @@ impl Staging {
         if judgement.changes.is_empty() && judgement.secrets.is_empty() {
             return Ok((Outcome { refusals: judgement.refusals, ..Outcome::default() }, Vec::new()));
         }
-        let (sequence, time) = (self.sequence.next(), now());
+        let ((continues, sequence), time) = (self.next_change(), now());
         let mut moves: Vec<Move> = judgement.changes.into_iter().map(|(name, new)| self.movement(name, new)).collect();
         let (deltas, requested) = (&judgement.deltas, judgement.secrets);
         let secrets = match self.judge.secrets.stage(&self.objects, &self.catalog, deltas, requested, (sequence, time))
@@ -410,6 +393,7 @@ impl Staging {
             token: push.pusher.token(),
             policy: self.rights.version(),
             key: push.content.key().cloned(),
+            continues,
             time,
         };
         entry.note_layers(self.objects.repo(), &self.catalog.table, &mut self.layers);
@@ -460,7 +444,7 @@ mod tests {
         let (audit, told) =
             (Arc::new(Audit::open(&path).unwrap()), Told::new(&Metrics::new("test", "0"), AuditLog::default()));
         let checker = Arc::new(Checker::new(&path, judge.clone(), store::Landed::new(&path), audit, told));
-        let mut staging = Staging::open(&path, judge, checker, Rights::open()).unwrap();
+        let mut staging = Staging::open(&path, judge, checker, (Rights::open(), None)).unwrap();
         let pusher = Pusher { principal: Principal::Anybody, through: "test".to_owned(), who: Who::User(1) };
         let push = Push::commits(Vec::new(), false, &pusher, ProposalOptions::default());
         staging.freshen().unwrap();

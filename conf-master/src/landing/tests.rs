@@ -1,5 +1,6 @@
 //! Landings of which one fails, or waits for another.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +14,15 @@ use conf_core::git;
 use conf_core::git_http::{UploadLimits, UploadPack};
 use conf_core::http::{Health, Who};
 use git2::Repository;
-use libconf::name::{ObjectId, RefName};
+use libconf::name::{HostName, ObjectId, RefName};
 use parking_lot::Mutex;
 
 use crate::fault::RefusalKind;
 use crate::judge::{ChangeLimits, Judge, ProposalOptions, RefUpdate, ReportingHosts, Rights};
-use crate::landing::{self, Draft, Expected, LANDING, Lander, Outcome, Push, Pusher, SectionChange, Told, Update};
+use crate::landing::{
+    self, Draft, Expected, LANDING, Lander, Leader, Office, Outcome, Push, Pusher, Role, SectionChange, SyncRule, Told,
+    Update,
+};
 use crate::secrets::SecretStore;
 use crate::store;
 
@@ -39,6 +43,10 @@ impl Room {
     }
 
     pub(crate) fn under(path: &Path, reporting: ReportingHosts, rights: Rights) -> Self {
+        Self::standing(path, reporting, Role { rights, ..Role::default() })
+    }
+
+    fn standing(path: &Path, reporting: ReportingHosts, role: Role) -> Self {
         let metrics = Metrics::new("test", "0");
         let health = Health::new(metrics.clone());
         let secrets = SecretStore::open(path, &[]).unwrap();
@@ -46,7 +54,7 @@ impl Room {
         let upload = UploadPack::new(path.to_owned(), UploadLimits::default());
         let told = Told::new(&metrics, AuditLog::default());
         let (lander, thread) =
-            landing::start(path, &judge, &store::Landed::new(path), upload, told, health.clone(), rights).unwrap();
+            landing::start(path, &judge, &store::Landed::new(path), upload, told, health.clone(), role).unwrap();
         health.set_ready();
         Room { lander, health, thread }
     }
@@ -96,6 +104,51 @@ async fn what_keeps_changes_from_being_written_is_said_until_it_is_gone() {
     room.lander.recover().await;
     assert_eq!(room.health.reason(), None);
     assert_eq!(kind(&room.update("services/web", r#"{"a": 2}"#, Some(0)).await), None);
+    room.close().await;
+}
+
+/// A lock that is held, and whose list nobody can change.
+#[derive(Debug)]
+struct Silent;
+
+impl Office for Silent {
+    fn is_held(&self) -> bool {
+        true
+    }
+
+    fn keep_only(&self, _: BTreeSet<HostName>) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_is_told_to_nobody_until_this_server_leads_for_sure() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("central.git");
+    store::init(&path).unwrap();
+    let sync = SyncRule { standbys: 1, strict: false };
+    let role = Role { rights: Rights::open(), sync, ..Role::default() };
+    let room = Room::standing(&path, ReportingHosts::default(), role);
+    let (lander, name) = (&room.lander, "b".parse().unwrap());
+    lander.standbys.elected_by(Arc::new(Silent));
+    let (ledger, sequence) = *lander.newest.borrow();
+    lander.standbys.hear(&name, ledger, sequence).unwrap();
+    let told = || (lander.published.borrow().sequence, lander.published.borrow().leader.clone());
+    // The standby takes it not, and cannot be taken off the list.
+    let outcome = room.update("services/web", r#"{"a": 1}"#, None).await;
+    assert_eq!((kind(&outcome), outcome.sequence), (Some(RefusalKind::Busy), None), "{outcome:?}");
+    assert!(outcome.update.is_none(), "it has no answer made before");
+    assert_eq!(lander.durable().sequence, sequence.next());
+    assert_eq!(told(), (sequence, None));
+    assert!(room.health.reason().is_some_and(|reason| reason.contains("nobody is told")));
+    // Another one may lead: this server says so, and no more.
+    lander.stand(Some(Leader::Unknown)).await;
+    assert_eq!(told(), (sequence, Some(Leader::Unknown)));
+    // It leads again, and nobody did meanwhile.
+    lander.stand(None).await;
+    assert_eq!(told(), (sequence, None));
+    lander.recover().await;
+    assert_eq!((told(), room.health.reason()), ((sequence.next(), None), None));
     room.close().await;
 }
 

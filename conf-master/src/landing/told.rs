@@ -72,6 +72,7 @@ impl Told {
                 token: push.pusher.token(),
                 from: push.pusher.through.clone(),
                 peer: push.pusher.who.to_string(),
+                is_host: push.pusher.principal.is_host(),
                 refs: such().map(|(name, _)| (*name).to_owned()).filter(|name| !name.is_empty()).collect(),
                 sequence: outcome.sequence.filter(|_| verdict == Verdict::Landed).map(|sequence| sequence.0),
                 reason: first.map(|refusal| refusal.reason.clone()),

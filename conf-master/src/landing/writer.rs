@@ -8,23 +8,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use conf_core::access::AccessTable;
 use conf_core::daemon::chain;
 use conf_core::git;
 use conf_core::git::{Depth, ObjectStore as _, Step};
 use conf_core::git_http::UploadPack;
 use conf_core::http::{Health, Share};
-use libconf::name::{CommitId, RefName};
+use libconf::name::{CommitId, RefName, Sequence};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::landing::audit::{Audit, Record};
 use crate::landing::checking::Version;
-use crate::landing::push::{Outcome, Published, Push};
+use crate::landing::push::{Leader, Outcome, Published, Push};
 use crate::landing::staging::Staging;
+use crate::landing::standbys::Standbys;
 use crate::landing::told::Told;
 use crate::store::{self, Durable, Move, RefTarget};
 
@@ -48,6 +49,11 @@ pub(crate) enum Job {
     Recover { reply: oneshot::Sender<()> },
     /// Sets the refs to what the ledger says.
     Repair { reply: oneshot::Sender<()> },
+    /// Follows another conf-master, or leads, from now on.
+    Stand { leader: Option<Leader>, reply: oneshot::Sender<()> },
+    /// Takes what the leader has landed, up to this entry of the ledger, whose objects are here.
+    /// The answer comes when it is durable; its refs and its readers follow.
+    Take { newest: CommitId, drops: bool, reply: oneshot::Sender<anyhow::Result<()>> },
 }
 
 /// A push, its outcome, and where the outcome is sent.
@@ -59,6 +65,14 @@ pub(crate) struct Landing {
     pub(crate) staging: Staging,
     /// The state in memory differs from the disk and must be read again before anything lands.
     pub(crate) is_void: bool,
+    /// What a standby has taken last, where it is not read yet.
+    pub(crate) landed: Option<CommitId>,
+    /// A change is durable here and not on enough standbys: nobody is told of it yet.
+    pub(crate) is_held: bool,
+    /// Tells standbys what is durable, before anybody else is told.
+    pub(crate) newest: watch::Sender<(CommitId, Sequence)>,
+    /// The standbys.
+    pub(crate) standbys: Arc<Standbys>,
     /// Announces every landing.
     pub(crate) publish: watch::Sender<Arc<Published>>,
     /// Announces every change of the tokens.
@@ -107,6 +121,13 @@ impl Landing {
                         self.recover();
                         let _ = reply.send(());
                     }
+                    Job::Take { newest, drops, reply } => self.take((newest, drops), reply),
+                    Job::Stand { leader, reply } => {
+                        let landed = self.land(std::mem::take(&mut batch));
+                        self.answer(landed);
+                        self.stand(leader);
+                        let _: Result<(), ()> = reply.send(());
+                    }
                     // It is done below, after what waits has landed.
                     Job::Repair { reply } => {
                         (checked, repairing) = (None, Some(reply));
@@ -136,24 +157,84 @@ impl Landing {
     /// Reads the ledger anew, if the last landing failed, and tries whether changes can be written
     /// again.
     fn recover(&mut self) {
+        if self.is_held && self.standbys.expect_enough().is_ok() && self.standbys.have(self.staging.sequence) {
+            self.is_held = false;
+            self.announce();
+        }
         let read = if self.is_void { self.reload() } else { Ok(()) };
         self.report_able(read);
+    }
+
+    /// Takes what the leader has landed.
+    fn take(&mut self, (newest, drops): (CommitId, bool), reply: oneshot::Sender<anyhow::Result<()>>) {
+        let read = if self.is_void { self.reload() } else { Ok(()) };
+        let taken = read.and_then(|()| {
+            ensure!(self.staging.leader.is_some(), "this conf-master leads, and takes nothing of another one");
+            self.staging.take(newest, drops)
+        });
+        let taking = match taken {
+            Ok(taking) => taking,
+            Err(cause) => {
+                let _ = reply.send(Err(cause));
+                return;
+            }
+        };
+        self.landed = Some(taking.newest);
+        let _ = reply.send(Ok(()));
+        self.is_void = true;
+        match self.staging.finish_taking(taking) {
+            Ok(()) => self.is_read(),
+            // The next work reads the ledger.
+            Err(error) => error!(error = chain(&*error), "what the leader has landed cannot be read yet"),
+        }
+    }
+
+    /// Follows another conf-master, or leads.
+    fn stand(&mut self, leader: Option<Leader>) {
+        if leader.is_none() && self.staging.leader.is_some() {
+            self.lead();
+        }
+        self.staging.leader = leader;
+        if self.is_held {
+            // Only who leads is told: what is held may be dropped.
+            let leader = self.staging.leader.clone();
+            self.publish.send_modify(|published| Arc::make_mut(published).leader = leader);
+        } else if !self.is_void {
+            self.announce();
+        }
+    }
+
+    /// The state in memory is what the ledger says.
+    fn is_read(&mut self) {
+        (self.is_void, self.landed) = (false, None);
+        // What a standby takes was answered by its leader.
+        self.is_held &= self.staging.leader.is_none();
+        *self.durable.write() = self.staging.durable();
+        self.tell_standbys();
+        self.announce();
+    }
+
+    /// Has standbys fetch what is durable here.
+    fn tell_standbys(&self) {
+        self.standbys.is_durable(self.staging.ledger);
+        self.newest.send_replace((self.staging.ledger, self.staging.sequence));
     }
 
     /// Reports whether changes can be written, after the ledger was `read`: what fails for one push
     /// alone keeps no other from landing.
     fn report_able(&self, read: anyhow::Result<()>) {
         let able = read.and_then(|()| store::try_to_write(&self.staging.repo));
-        self.health.report(LANDING, able.err().map(|cause| format!("changes cannot be written: {}", chain(&*cause))));
+        let unable = able.err().map(|cause| format!("changes cannot be written: {}", chain(&*cause)));
+        let is_held = self.is_held && self.staging.leader.is_none();
+        let held = || is_held.then(|| "what landed last is on no standby yet, and nobody is told of it".to_owned());
+        self.health.report(LANDING, unable.or_else(held));
     }
 
     /// Reads the ledger anew, and publishes its state.
     fn reload(&mut self) -> anyhow::Result<()> {
-        let landed = self.durable.read().ledger;
+        let landed = self.landed.unwrap_or_else(|| self.durable.read().ledger);
         self.staging.reload(Some(landed))?;
-        self.is_void = false;
-        *self.durable.write() = self.staging.durable();
-        self.announce();
+        self.is_read();
         Ok(())
     }
 
@@ -175,15 +256,30 @@ impl Landing {
         }
     }
 
+    /// Lands changes from now on, in the place of the server that was followed.
+    fn lead(&mut self) {
+        let leader = self.staging.leader.take();
+        self.standbys.lead();
+        if let Err(error) = store::end_standby(&self.staging.path) {
+            error!(error = chain(&*error), "this server leads until it starts again; promote it again then");
+        }
+        info!(before = leader.map(|url| url.to_string()), sequence = self.staging.sequence.0, "this server leads now");
+    }
+
     fn land(&mut self, batch: Vec<(Arc<Push>, oneshot::Sender<Outcome>)>) -> Vec<Decided> {
         if batch.is_empty() {
             return Vec::new();
         }
         let began = Instant::now();
-        let answers = self.land_all(batch.iter().map(|(push, _)| &**push)).unwrap_or_else(|error| {
-            let refusals = batch.iter().map(|(push, _)| Outcome::failed(push, &error));
-            refusals.collect()
-        });
+        let pushes = batch.iter().map(|(push, _)| &**push);
+        // A standby refuses in its own words.
+        let enough = if self.staging.leader.is_some() { Ok(()) } else { self.standbys.expect_enough() };
+        let answers = match enough {
+            Ok(()) => self
+                .land_all(pushes.clone())
+                .unwrap_or_else(|error| pushes.map(|push| Outcome::failed(push, &error)).collect()),
+            Err(why) => pushes.map(|push| Outcome::not_now(push, why)).collect(),
+        };
         let decided = batch.into_iter().zip(answers).map(|((push, reply), outcome)| {
             if !outcome.is_long {
                 self.told.tell(&push, &outcome, began);
@@ -222,7 +318,7 @@ impl Landing {
             warn!(error = chain(&**error), "changes could not be staged, and are staged anew");
             self.reload().context("the ledger cannot be read")?;
             before = self.staging.ledger;
-            staged = self.stage_all(pushes);
+            staged = self.stage_all(pushes.clone());
         }
         let (answers, moves) = match staged {
             Ok(staged) => staged,
@@ -233,6 +329,8 @@ impl Landing {
             }
         };
         let tip = self.staging.ledger;
+        let promotes = |(push, outcome): (&Push, &Outcome)| push.is_promotion() && outcome.sequence.is_some();
+        let is_promoted = pushes.zip(&answers).any(promotes);
         if let Err(error) = if tip == before { Ok(()) } else { self.commit(before, &moves) } {
             // The staged state in memory is void: the ledger on disk counts, and it may have moved
             // after all.
@@ -247,6 +345,18 @@ impl Landing {
         if tip != before {
             self.health.report(LANDING, None);
         }
+        if is_promoted {
+            self.lead();
+        }
+        // A succession begins without those that followed the server before.
+        let waits = !is_promoted && self.staging.leader.is_none() && (tip != before || self.is_held);
+        if waits && let Err(why) = self.standbys.wait_for(self.staging.sequence) {
+            self.is_held = true;
+            warn!(sequence = self.staging.sequence.0, "changes are durable here alone: {why}");
+            self.report_able(Ok(()));
+            return Ok(answers.into_iter().map(|one| one.held(why)).collect());
+        }
+        self.is_held = false;
         self.announce();
         self.staging.put_key();
         Ok(answers)
@@ -267,6 +377,7 @@ impl Landing {
     /// Makes the staged changes durable and visible. The move of the ledger is the commit point.
     fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
         self.staging.objects.write()?;
+        self.standbys.expect_office()?;
         store::move_ledger(self.staging.objects.repo(), Some(before), self.staging.ledger)?;
         // A burst moves a datacenter's snapshot many times; its ref is written once.
         let last: BTreeMap<&RefName, Option<RefTarget>> = moves.iter().map(|one| (&one.name, one.new)).collect();
@@ -276,6 +387,7 @@ impl Landing {
             last.keys().for_each(|name| durable.layers.take_from(&self.staging.layers, name));
             (durable.ledger, durable.sequence) = (self.staging.ledger, self.staging.sequence);
         }
+        self.tell_standbys();
         if let Err(cause) = self.staging.move_refs(&last) {
             // The change is accepted: the refs follow the ledger, now or at the next repair.
             error!(error = chain(&*cause), "a ref could not be moved; it is put right from the ledger");
@@ -308,6 +420,9 @@ impl Landing {
 
     /// Announces the newest state to everyone.
     pub(crate) fn announce(&self) {
+        if self.is_held {
+            return;
+        }
         let snapshots = self.staging.catalog.datacenters.iter();
         let datacenters = snapshots.filter_map(|(name, one)| Some((name.clone(), one.snapshot.clone()?)));
         let published = Published {
@@ -315,6 +430,7 @@ impl Landing {
             datacenters: datacenters.collect(),
             deleted: self.staging.catalog.deleted.clone(),
             rights: self.staging.rights.clone(),
+            leader: self.staging.leader.clone(),
             signer: Some(self.staging.key.clone()),
             keys: self.staging.keys.clone(),
         };

@@ -218,9 +218,16 @@ mod tests {
         let judge = Arc::new(Judge::new(limits, SecretStore::default(), ReportingHosts::default()));
         let upload = UploadPack::new(path.clone(), UploadLimits::default());
         let told = landing::Told::new(&metrics, AuditLog::default());
-        let (lander, thread) =
-            landing::start(&path, &judge, &store::Landed::new(&path), upload, told, health.clone(), Rights::open())
-                .unwrap();
+        let (lander, thread) = landing::start(
+            &path,
+            &judge,
+            &store::Landed::new(&path),
+            upload,
+            told,
+            health.clone(),
+            landing::Role { rights: Rights::open(), ..landing::Role::default() },
+        )
+        .unwrap();
         // It is asked to recover, and cannot answer.
         health.report(LANDING, Some("the last one failed".to_owned()));
         let (go_on, told) = std::sync::mpsc::channel::<()>();

@@ -4,8 +4,16 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use conf_core::{address::listen_address, audit::AuditTarget, daemon::flags::Common, git, settings};
+use conf_core::{
+    address::{BaseUrl, GivenAddress, listen_address},
+    audit::AuditTarget,
+    daemon::flags::Common,
+    git, settings,
+    tls::ClientFlags,
+};
+use libconf::name::HostName;
 
+use crate::election::LeaderKey;
 use crate::judge::{ChangeLimits, MaxShrink};
 use crate::secrets::SecretsFor;
 
@@ -54,12 +62,57 @@ pub(crate) struct ServeFlags {
     /// notice that changes are withheld: keep it well below their `--stale-after`
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) freshness_every: u64,
+    /// Standbys of this conf-master, and whom it follows itself
+    #[command(flatten)]
+    pub(crate) standby: StandbyFlags,
     /// The limits of what may land
     #[command(flatten)]
     pub(crate) limits: LimitFlags,
     /// The flags of every daemon
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// Flags of standbys, and of who has some.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Standbys")]
+pub(crate) struct StandbyFlags {
+    /// Be a standby of the conf-master at this URL: take what lands there, and land nothing, until
+    /// `conf-master promote`. `conf-master init --follow` makes the repository
+    #[arg(long, value_name = "URL")]
+    pub(crate) follow: Option<BaseUrl>,
+    /// The name of this conf-master among those with the same history. Without it, the name of this
+    /// machine
+    #[arg(long, value_name = "NAME")]
+    pub(crate) standby_name: Option<HostName>,
+    /// A file with the token of an administrator, for the leader. It is read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Answer a change, and tell conf-slaves of it, when so many standbys have it on their disks.
+    /// After its start this conf-master lands nothing before so many are in sync
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub(crate) sync: u8,
+    /// Have the conf-masters with this flag elect who leads, by a lock in Consul; needs --sync. The
+    /// others follow, and one of those in sync takes over when the leader is lost
+    #[arg(long, value_name = "consul:KEY", conflicts_with = "follow", requires = "sync")]
+    pub(crate) leader: Option<LeaderKey>,
+    /// The URL at which other conf-masters reach this one; without it, the address of --listen
+    #[arg(long, value_name = "URL", requires = "leader")]
+    pub(crate) advertise: Option<BaseUrl>,
+    /// The agent of Consul on this machine, for --leader; several are tried in order. Without it:
+    /// `CONSUL_HTTP_ADDR`, or else 127.0.0.1:8500
+    #[arg(long, value_name = "URL", requires = "leader")]
+    pub(crate) consul: Vec<GivenAddress>,
+    /// The seconds without a word of the leader to Consul after which another one takes over
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=60))]
+    pub(crate) leader_ttl: u8,
+    /// Let changes wait while fewer standbys are in sync. Without it, a standby that falls behind
+    /// leaves those in sync after two seconds, and changes land without it
+    #[arg(long, requires = "sync")]
+    pub(crate) sync_strict: bool,
+    /// TLS with the leader
+    #[command(flatten)]
+    pub(crate) tls: ClientFlags,
 }
 
 /// The defaults are the limits of the hosts, so a limit can be lowered and not raised.

@@ -6,12 +6,13 @@ pub(crate) mod flags;
 mod keyring;
 mod prune;
 mod renew;
+mod standing;
 mod token_uses;
 mod upkeep;
 
 pub(crate) use crate::server::flags::{LimitFlags, ServeFlags};
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use conf_core::audit::{AuditLog, AuditTarget};
@@ -31,6 +32,7 @@ use tracing::{error, info, warn};
 
 use crate::delivery::{AccessStatements, FreshnessStatements, Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks, ssh::OverSsh};
+use crate::http::leader::LeaderClient;
 use crate::http::rights;
 use crate::judge::{Judge, ReportingHosts, Rights};
 use crate::landing::{Lander, Told};
@@ -69,7 +71,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let rights = Rights { is_open: flags.open, ..Rights::default() };
     let told = Told::new(&metrics, audit.clone());
-    let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), told, health.clone(), rights)?;
+    let (role, heard, way) = standing::role(&flags, &path, rights, &health)?;
+    let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), told, health.clone(), role)?;
     upload.show_parts(routes::parts::of(path.clone(), &lander));
     // It is written to the end of the last landing.
     let written = CancellationToken::new();
@@ -85,7 +88,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
     let conditions =
         tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), identity, stop.clone()));
-    let freshness = FreshnessStatements::new(Duration::from_secs(flags.freshness_every));
+    let freshness = FreshnessStatements::new(Duration::from_secs(flags.freshness_every), heard);
+    let following = tokio::spawn(standing::keep(way, lander.clone(), hosts.clone(), stop.clone()));
     let signed = (Watermarks::default(), AccessStatements::new(), freshness);
     let examination = tokio::task::spawn_blocking({
         let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
@@ -100,7 +104,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
         signed,
         pushers.clone(),
         upload,
-        hosts,
+        (hosts, LeaderClient::new(standing::credentials(&flags)?), stop.clone()),
     );
     let over_ssh =
         OverSsh::new(server.receive.clone(), server.upload.clone(), lander.published.clone(), speaker, audit);
@@ -111,17 +115,26 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, of_hosts, beside);
+    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, of_hosts, beside, following);
     // Nobody can send a job to the landing thread now: it ends after its current step.
     let ended = tokio::task::spawn_blocking(move || landing.join()).await?;
     written.cancel();
     let _ = writing.await;
-    ended.map_err(|_| anyhow::anyhow!("landing ended badly"))
+    ended.map_err(|_| anyhow::anyhow!("landing ended badly"))?;
+    store::superseded(&path).map_or(Ok(()), |(words, _)| Err(anyhow::Error::msg(words)))
 }
 
-/// Refuses an address that other machines reach without what keeps strangers out, and tokens where
-/// whoever is on the way can read them.
+/// Refuses an address that other machines reach without what keeps strangers out, tokens where
+/// whoever is on the way can read them, and a repository that is not whole yet.
 fn guard(flags: &ServeFlags) -> anyhow::Result<()> {
+    expect_own(&flags.repo)?;
+    standing::guard(flags)?;
+    if store::is_restoring(&flags.repo) {
+        let repo = flags.repo.display();
+        bail!(
+            "{repo} is what `conf-master restore` or `init --follow` has left that was cut short; run that again with --repo {repo}"
+        );
+    }
     let (common, has_tls) = (&flags.common, flags.common.tls.has_tls());
     let asks = !flags.open || common.tls.tls_client_ca.is_some();
     if !flags.listen.ip().is_loopback() && has_tls && !asks && !common.insecure {
@@ -139,6 +152,24 @@ fn guard(flags: &ServeFlags) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses a repository that another user has made, such as root by `init`.
+fn expect_own(repo: &Path) -> anyhow::Result<()> {
+    let Ok(found) = std::fs::metadata(repo) else { return Ok(()) };
+    let (own, owner) = (nix::unistd::getuid(), nix::unistd::Uid::from_raw(found.uid()));
+    if own.is_root() || own == owner {
+        return Ok(());
+    }
+    let name = |user| match nix::unistd::User::from_uid(user) {
+        Ok(Some(user)) => user.name,
+        _ => user.to_string(),
+    };
+    let (repo, own, owner) = (repo.display(), name(own), name(owner));
+    bail!(
+        "{repo} belongs to {owner}, and this conf-master runs as {own}. Run it as {owner}; or, as root, give {own} the \
+         repository with its keys: chown -R {own}: {repo}*"
+    );
 }
 
 /// Finds a user of this machine.

@@ -23,7 +23,10 @@ const DAY: i64 = 24 * 3600;
 pub(crate) async fn run(lander: Lander, ahead: u32, stop: CancellationToken) {
     let mut at = now() + i64::from(ahead) * DAY;
     loop {
-        let ids: BTreeSet<Segment> = lander.published.borrow().datacenters.keys().map(|name| name.id.clone()).collect();
+        let published = lander.published.borrow().clone();
+        // A standby's leader does it.
+        let own = published.datacenters.keys().filter(|_| published.leader.is_none());
+        let ids: BTreeSet<Segment> = own.map(|name| name.id.clone()).collect();
         for id in ids {
             renew(&lander, id, at).await;
         }

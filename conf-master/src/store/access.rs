@@ -96,25 +96,14 @@ fn shards(table: &AccessTable) -> Shards<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use conf_core::access::Scope;
 
     use super::*;
 
     fn entry(number: usize, by: &str) -> TokenEntry {
-        TokenEntry {
-            // Spread as hashes are.
-            hash: format!("{:02x}{number:062x}", number % 256).parse().unwrap(),
-            name: "ann".parse().unwrap(),
-            groups: BTreeSet::new(),
-            scope: Scope::Policy,
-            created: 0,
-            by: by.to_owned(),
-            expires: None,
-            revoked: None,
-            key: None,
-        }
+        // Spread as hashes are.
+        let hash = format!("{:02x}{number:062x}", number % 256).parse().unwrap();
+        TokenEntry::new(hash, "ann".parse().unwrap(), Scope::Policy, (0, by.to_owned()))
     }
 
     fn table(count: usize) -> AccessTable {

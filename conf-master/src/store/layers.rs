@@ -206,9 +206,10 @@ mod tests {
             let text = str::to_owned;
             let moves = vec![Move { name, old, new }];
             let (by, through, request) = (text("ann"), text("path"), text("r"));
-            let (proven, token, policy, key) = (None, None, None, None);
+            let (proven, token, policy, key, continues) = (None, None, None, None, None);
             let time = 1_700_000_000;
-            let entry = LedgerEntry { sequence, moves, by, through, request, proven, token, policy, key, time };
+            let entry =
+                LedgerEntry { sequence, moves, by, through, request, proven, token, policy, key, continues, time };
             let LedgerState { table, requests, layers, sequence: newest } = &mut self.state;
             entry.note_layers(&self.repo, table, layers);
             entry.apply(table, requests);

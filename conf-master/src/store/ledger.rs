@@ -1,5 +1,5 @@
-//! The log of every accepted change: a chain of commits at `refs/conf/ledger`, whose height is the
-//! sequence.
+//! The log of every accepted change: a chain of commits at `refs/conf/ledger`, one for each
+//! sequence. The first change of another epoch skips some numbers.
 //!
 //! A ledger commit's parents are the ledger commit before it, then every new tip, then the new
 //! snapshots, so that nothing accepted is ever pruned. Its message lists every ref's old and new
@@ -25,7 +25,7 @@ use crate::text::first_and_more;
 /// The format of ledger commits; a reader that meets a higher one stops with an error.
 const FORMAT: u32 = 1;
 /// How many ledger commits lie between two whole tables: the most that start-up reads.
-const TABLE_EVERY: u64 = 1000;
+pub(crate) const TABLE_EVERY: u64 = 1000;
 
 /// One accepted change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub(crate) struct LedgerEntry {
     pub(crate) policy: Option<CommitId>,
     /// The idempotency key, if the request has one.
     pub(crate) key: Option<RequestKey>,
+    /// In the first change of another epoch the change before it; its own number does not follow.
+    pub(crate) continues: Option<Sequence>,
     /// The time, in seconds since 1970.
     pub(crate) time: i64,
 }
@@ -220,6 +222,7 @@ impl std::fmt::Display for LedgerEntry {
         self.proven.iter().try_for_each(|proven| writeln!(f, "Conf-Proven: {}", proven.word()))?;
         self.token.iter().try_for_each(|token| writeln!(f, "Conf-Token: {token}"))?;
         self.policy.iter().try_for_each(|policy| writeln!(f, "Conf-Policy: {policy}"))?;
+        self.continues.iter().try_for_each(|last| writeln!(f, "Conf-Continues: {last}"))?;
         self.key.iter().try_for_each(|key| writeln!(f, "Conf-Idempotency: {key}"))
     }
 }
@@ -273,6 +276,10 @@ impl LedgerEntry {
             token: trailer("Conf-Token").ok().and_then(|token| token.parse().ok()),
             policy: trailer("Conf-Policy").ok().and_then(|policy| policy.parse().ok()),
             key: key.map(|key| key.or_of(owner)),
+            continues: match trailer("Conf-Continues") {
+                Ok(last) => Some(last.parse().map_err(|error| format!("{error}"))?),
+                Err(_) => None,
+            },
             time,
         }))
     }
@@ -314,7 +321,11 @@ pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<LedgerState, Le
     };
     for (commit, entry) in entries.into_iter().rev() {
         let expected = state.sequence.next();
-        if entry.sequence != expected {
+        let is_next = match entry.continues {
+            None => entry.sequence == expected,
+            Some(last) => last == state.sequence && entry.sequence >= expected,
+        };
+        if !is_next {
             let reason = format!("its sequence is {}, {expected} should follow", entry.sequence);
             return Err(LedgerError::Malformed { commit, reason });
         }
@@ -407,6 +418,7 @@ mod tests {
             token: None,
             policy: None,
             key: None,
+            continues: None,
             time: 1_700_000_000,
         }
     }

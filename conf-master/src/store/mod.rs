@@ -15,6 +15,7 @@ mod paths;
 pub(crate) mod ref_files;
 pub(crate) mod refs;
 pub(crate) mod signer;
+mod standby;
 pub(crate) mod tip;
 pub(crate) mod unreachable;
 
@@ -26,8 +27,8 @@ pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move, Proven, Ta
 pub(crate) use crate::store::paths::{beside, identity_path, key_path, token_path};
 pub(crate) use crate::store::ref_files::{RefFiles, Wanted};
 pub(crate) use crate::store::refs::{NONE_REFUSED, Place, Proposed, RefChanges, RefTarget, Table, version_after};
+pub(crate) use crate::store::standby::{begin_standby, end_standby, is_standby, note_superseded, superseded};
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Not as _;
@@ -36,15 +37,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use conf_core::{
-    access::{AccessTable, Scope, Token, TokenEntry},
+    access::{AccessTable, Token, TokenEntry},
     daemon::chain,
     daemon::make_folder,
-    git::{self, Durability},
+    git::{self, Durability, RepositoryLock},
     secret::Identity,
-    sign::SigningKey,
+    sign::{SigningKey, public_path},
 };
 use git2::Repository;
-use libconf::name::{CommitId, GroupName, ObjectId, RefName, Sequence};
+use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use tracing::warn;
 use zeroize::Zeroizing;
 
@@ -79,9 +80,6 @@ const HOOKS: [&str; 2] = ["pre-receive", "proc-receive"];
 
 /// The size of what is written to see whether anything can be: most changes are smaller.
 const TRIED_BYTES: usize = 64 << 10;
-
-/// Whom the token proves that `init` makes.
-const FIRST_NAME: &str = "admin";
 
 const README: &str = include_str!("layout.md");
 
@@ -125,32 +123,68 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
         token: None,
         policy: None,
         key: None,
+        continues: None,
         time: now(),
     };
     let (requests, layers) = (LandedRequests::default(), LayerChanges::default());
     let genesis = ledger::write(&repo, None, &entry, Tables { table: &table, requests: &requests, layers: &layers })?;
     repo.reference(&RefName::Main.to_string(), main.into(), false, "")?;
     repo.reference(&RefName::Access.to_string(), tokens.commit.into(), false, "")?;
-    let line = Zeroizing::new(format!("{}\n", token.reveal()));
-    git::replace_file(&token_path, line.as_bytes(), 0o600, Durability::Full)
-        .with_context(|| format!("cannot write {}", token_path.display()))?;
+    write_token(&path, &token)?;
     move_ledger(&repo, None, genesis)?;
     Ok(key.public_line())
 }
 
+/// The file in a repository that is being restored.
+const RESTORING: &str = "restoring";
+
+/// Tells whether a restore into this folder has not come to its end.
+pub(crate) fn is_restoring(path: &Path) -> bool {
+    path.join(RESTORING).try_exists().unwrap_or(true)
+}
+
+/// Makes an empty repository for a restore, and locks it: until [`end_restore`] nobody serves it.
+pub(crate) fn begin_restore(path: &Path) -> anyhow::Result<(Repository, RepositoryLock)> {
+    let (key, identity, token) = (key_path(path), identity_path(path), token_path(path));
+    if is_restoring(path) {
+        // What an earlier try has left, keys and token too; unless that one is still at work.
+        let _lock = git::lock(path)?;
+        for file in [&key, &public_path(&key), &identity, &token] {
+            let _ = fs::remove_file(file);
+        }
+        fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+        bail!("{} is not empty; name a folder that does not exist yet", path.display());
+    }
+    for file in [&key, &identity, &token] {
+        if file.exists() {
+            bail!("{} exists, and is never replaced; move it away or name another folder", file.display());
+        }
+    }
+    make_folder(path, 0o755).with_context(|| format!("cannot make {}", path.display()))?;
+    git::replace_file(&path.join(RESTORING), b"", 0o644, Durability::Full)?;
+    let lock = git::lock(path)?;
+    Ok((git::init(&path.canonicalize()?, &SETTINGS)?, lock))
+}
+
+/// Lets a restored repository be served.
+pub(crate) fn end_restore(path: &Path) -> anyhow::Result<()> {
+    fs::remove_file(path.join(RESTORING))?;
+    Ok(git::sync_folder(path)?)
+}
+
+/// Writes an administrator's token beside the repository.
+pub(crate) fn write_token(path: &Path, token: &Token) -> anyhow::Result<()> {
+    let token_path = token_path(path);
+    let line = Zeroizing::new(format!("{}\n", token.reveal()));
+    git::replace_file(&token_path, line.as_bytes(), 0o600, Durability::Full)
+        .with_context(|| format!("cannot write {}", token_path.display()))
+}
+
 /// Writes the list that holds the first administrator's token.
 fn first_token(repo: &Repository, token: &Token) -> anyhow::Result<RefTarget> {
-    let entry = TokenEntry {
-        hash: token.hash(),
-        name: FIRST_NAME.parse()?,
-        groups: BTreeSet::from([GroupName::administrators()]),
-        scope: Scope::Policy,
-        created: now(),
-        by: "init".to_owned(),
-        expires: None,
-        revoked: None,
-        key: None,
-    };
+    let entry = TokenEntry::of_administrator(token.hash(), (now(), "init".to_owned()));
     let mut table = AccessTable::default();
     table.put(entry, now())?;
     access::write(repo, None, (&AccessTable::default(), &table), now())

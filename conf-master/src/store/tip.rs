@@ -39,14 +39,17 @@ pub(crate) fn standing(repo: &Repository, landed: CommitId) -> Standing {
 }
 
 /// Tells whether one entry of the ledger is before another: walks back the entries between.
-fn is_before(repo: &Repository, earlier: CommitId, later: CommitId) -> bool {
+pub(crate) fn is_before(repo: &Repository, earlier: CommitId, later: CommitId) -> bool {
     let number = |commit| LedgerEntry::read(repo, commit).map(|entry| entry.sequence.0);
     let (Ok(first), Ok(last)) = (number(earlier), number(later)) else { return false };
-    let mut at = Some(later);
-    for _ in first..last {
-        at = at.and_then(|commit| previous(repo, commit).ok().flatten());
+    // Between two epochs numbers are left out.
+    let (mut at, mut number_of_it) = (later, last);
+    while number_of_it > first {
+        let Some(before) = previous(repo, at).ok().flatten() else { return false };
+        let Ok(entry) = LedgerEntry::read(repo, before) else { return false };
+        (at, number_of_it) = (before, entry.sequence.0);
     }
-    first < last && at == Some(earlier)
+    first < last && at == earlier
 }
 
 /// Puts the ledger's ref back to `landed`, if it is lost or names an earlier change; tells whether
@@ -109,9 +112,13 @@ mod tests {
     fn next(repo: &Repository, before: CommitId, by: &str) -> CommitId {
         let entry = LedgerEntry::read(repo, before).unwrap();
         let entry = LedgerEntry { sequence: entry.sequence.next(), moves: Vec::new(), by: by.to_owned(), ..entry };
+        write(repo, before, &entry)
+    }
+
+    fn write(repo: &Repository, before: CommitId, entry: &LedgerEntry) -> CommitId {
         let (table, requests, layers) = (Table::default(), LandedRequests::default(), LayerChanges::default());
         let tables = Tables { table: &table, requests: &requests, layers: &layers };
-        store::ledger::write(repo, Some(before), &entry, tables).unwrap()
+        store::ledger::write(repo, Some(before), entry, tables).unwrap()
     }
 
     #[test]
@@ -154,6 +161,23 @@ mod tests {
         // The last change is lost with its objects.
         let words = settle(&path, CommitId::from([7; 20])).unwrap_err().to_string();
         assert!(words.contains("cannot be read") && words.contains("logs/refs/conf/ledger"), "{words}");
+    }
+
+    #[test]
+    fn numbers_that_an_epoch_leaves_out_are_no_other_history() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("central.git");
+        store::init(&path).unwrap();
+        let repo = store::open(&path).unwrap();
+        let first = ref_of(&repo).unwrap();
+        let second = next(&repo, first, "ann");
+        let entry = LedgerEntry::read(&repo, second).unwrap();
+        let entry = LedgerEntry { sequence: Sequence(2000), continues: Some(entry.sequence), ..entry };
+        let succession = write(&repo, second, &entry);
+        assert!(is_before(&repo, first, succession) && is_before(&repo, second, succession));
+        assert!(!is_before(&repo, succession, second) && !is_before(&repo, next(&repo, first, "eve"), succession));
+        store::move_ledger(&repo, Some(first), succession).unwrap();
+        assert_eq!(standing(&repo, second), Standing::Later(succession));
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub(crate) enum TokenCall {
     Add(NewToken),
     /// The end of one.
     Revoke(TokenId),
+    /// A suspended one is good again.
+    Resume(TokenId),
+    /// The end of a join token and of all hosts that joined by it.
+    RevokeJoined(TokenId),
     /// A new one in place of one, which ends after so many seconds.
     Rotate(TokenId, u32),
 }
@@ -70,10 +74,19 @@ pub(crate) struct ListedToken {
     pub(crate) expires: Option<String>,
     /// When somebody revoked it.
     pub(crate) revoked: Option<String>,
+    /// When a restore suspended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) suspended: Option<String>,
     /// The last request with it.
     pub(crate) used: Option<String>,
     /// Where that came from.
     pub(crate) used_from: Option<String>,
+    /// The join token by which it joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) joined_by: Option<TokenId>,
+    /// How many hosts may join by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hosts: Option<u32>,
     /// It proves its name now.
     pub(crate) good: bool,
     /// It is the key of a host that joined, and no token.
@@ -96,6 +109,8 @@ impl Lander {
                 return Ok(TokenAnswer { tokens: Some(listed.collect()), ..TokenAnswer::default() });
             }
             TokenCall::Revoke(id) => (AccessRequest::Revoke(id), None),
+            TokenCall::Resume(id) => (AccessRequest::Resume(id), None),
+            TokenCall::RevokeJoined(id) => (AccessRequest::RevokeJoined(id), None),
             TokenCall::Add(new) => {
                 let token = new_for(&new.scope);
                 (AccessRequest::Add(token.hash(), new), Some(token))
@@ -133,8 +148,11 @@ fn listed(one: &TokenEntry, used: Option<&TokenUse>) -> ListedToken {
         by: one.by.clone(),
         expires: one.expires.map(when),
         revoked: one.revoked.map(when),
+        suspended: one.suspended.map(when),
         used: used.map(|used| when(used.at)),
         used_from: used.map(|used| used.from.clone()),
+        joined_by: one.joined_by.clone(),
+        hosts: one.hosts,
         good: one.fault(now()).is_none(),
         key: one.key.is_some(),
     }

@@ -33,6 +33,9 @@ const MOST_READING: u64 = 4;
 const MOST_TO_READ: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What those hear who are too many.
+const CROWDED: &str = "too many questions wait already; ask again in a moment";
+
 /// The query.
 #[derive(Debug, Deserialize)]
 pub(crate) struct AtQuery {
@@ -80,7 +83,7 @@ pub(crate) async fn answer(questions: Arc<Questions>, query: AtQuery, who: Who) 
         return web::error(StatusCode::BAD_REQUEST, "timeout is a number of seconds, as in timeout=10");
     };
     let Some(_waiting) = questions.waiting.try_take(who, 1) else {
-        return web::error(StatusCode::SERVICE_UNAVAILABLE, "too many questions wait already; ask again in a moment");
+        return web::busy(CROWDED, 1);
     };
     let until = tokio::time::sleep(wait.min(LONGEST_WAIT));
     tokio::pin!(until);
@@ -91,6 +94,13 @@ pub(crate) async fn answer(questions: Arc<Questions>, query: AtQuery, who: Who) 
         if let Some(now) = now {
             let watermark = watermarks.borrow_and_update().clone();
             central = known(&now, watermark.as_ref());
+            if let Some((last, first)) = view.keys.keys().gap(query.sequence) {
+                let words = format!(
+                    "change {} was replaced: conf-master's history goes on after {last} with {first}",
+                    query.sequence
+                );
+                return web::error(StatusCode::GONE, words);
+            }
             if central >= query.sequence {
                 return read(&questions, who, (&now, central, watermark), query.sequence).await;
             }
@@ -112,7 +122,7 @@ async fn read(
     change: Sequence,
 ) -> Response {
     let Ok(_reading) = questions.reading.take(who, 1, PATIENCE).await else {
-        return web::error(StatusCode::SERVICE_UNAVAILABLE, "too many questions wait already; ask again in a moment");
+        return web::busy(CROWDED, 1);
     };
     let (repo, newest) = (questions.view.mirror.repo(), served.snapshot.commit);
     let found = spawn_blocking(move || {

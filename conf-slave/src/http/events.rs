@@ -33,8 +33,8 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(crate) fn new(view: Arc<View>) -> Self {
-        Streams { view, places: StreamPlaces::default() }
+    pub(crate) fn new(view: Arc<View>, places: StreamPlaces) -> Self {
+        Streams { view, places }
     }
 
     /// Answers with the events of this slave's datacenter.

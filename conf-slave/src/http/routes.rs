@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use conf_core::{
     api::{HostReport, KeysEvent, ReportAnswer},
-    http::{self as web, Health, Request, Response, Routes},
+    http::{self as web, Health, Request, Response, Routes, StreamPlaces},
 };
 use http::StatusCode;
 use tokio_util::sync::CancellationToken;
@@ -21,16 +21,17 @@ use crate::http::{
 /// Bytes of a report, which has a few hundred.
 const LONGEST_REPORT: usize = 64 << 10;
 
-/// Makes the routes, beside those of Git and of sessions. Requests that wait are answered at
-/// `stop`.
+/// Makes the routes, beside those of Git and of sessions. Streams take `places`. Requests that wait
+/// are answered at `stop`.
 pub(crate) fn routes(
     view: Arc<View>,
-    others: Routes,
+    (others, places): (Routes, StreamPlaces),
     health: Health,
     consul: Option<Arc<EmbeddedConsul>>,
     stop: CancellationToken,
 ) -> Routes {
-    let routes = others.or(api_routes(view, stop)).unify().boxed().or(web::health_routes(health)).unify().boxed();
+    let routes =
+        others.or(api_routes(view, places, stop)).unify().boxed().or(web::health_routes(health)).unify().boxed();
     let routes = match consul {
         Some(consul) => routes.or(consul.routes()).unify().boxed(),
         None => routes,
@@ -38,10 +39,10 @@ pub(crate) fn routes(
     web::described(include_str!("openapi.json"), routes)
 }
 
-fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
+fn api_routes(view: Arc<View>, places: StreamPlaces, stop: CancellationToken) -> Routes {
     let (for_reports, for_hosts, for_status) = (Arc::clone(&view), Arc::clone(&view), Arc::clone(&view));
-    let for_keys = Arc::clone(&view.keys);
-    let streams = Arc::new(Streams::new(Arc::clone(&view)));
+    let (for_keys, for_access) = (Arc::clone(&view.keys), Arc::clone(&view.access));
+    let streams = Arc::new(Streams::new(Arc::clone(&view), places));
     let questions = Arc::new(Questions::new(view, stop));
     let reports = warp::path!("api" / "v1" / "reports")
         .and(warp::post())
@@ -56,6 +57,10 @@ fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
     let keys = warp::path!("api" / "v1" / "keys")
         .and(warp::get())
         .map(move || web::json(StatusCode::OK, &KeysEvent { statements: for_keys.followed().to_vec() }));
+    let access = warp::path!("api" / "v1" / "access").and(warp::get()).map(move || {
+        let none = || web::error(StatusCode::NOT_FOUND, "conf-master has not said yet who may ask here");
+        for_access.newest().map_or_else(none, |list| web::json(StatusCode::OK, &list))
+    });
     let at = warp::path!("api" / "v1" / "at")
         .and(warp::get())
         .and(warp::query())
@@ -67,6 +72,7 @@ fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
         .and(web::request())
         .map(move |query: EventsQuery, request: Request| streams.follow(&query, request.peer));
     let asked = status.boxed().or(at.boxed()).unify().or(keys.boxed()).unify().or(events.boxed()).unify();
+    let asked = asked.or(access.boxed()).unify();
     reports.boxed().or(hosts.boxed()).unify().or(asked).unify().boxed()
 }
 

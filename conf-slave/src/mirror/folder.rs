@@ -148,10 +148,10 @@ impl StateFolder {
             // A commit names its parents by their content, so one good signature vouches for the
             // whole chain.
             (Some(before), _) => {
-                snapshot.sequence > before.snapshot.sequence
-                    && repo
-                        .graph_descendant_of(commit.into(), before.snapshot.commit.into())
-                        .map_err(|cause| self.unusable(cause))?
+                let Snapshot { epoch, sequence, commit: here, .. } = before.snapshot;
+                let descends = repo.graph_descendant_of(commit.into(), here.into());
+                snapshot.sequence > sequence && descends.map_err(|cause| self.unusable(cause))?
+                    || snapshot.succeeds((epoch, sequence), &self.keys)
             }
             (None, Some(highest)) => offered == highest || offered.sequence > highest.sequence,
             (None, None) => true,

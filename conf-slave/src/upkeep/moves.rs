@@ -196,6 +196,7 @@ mod tests {
             parent: None,
             datacenter: "us/v1".parse().unwrap(),
             sequence: Sequence(1),
+            epoch: 1,
             time: 0,
             by: String::new(),
             summary: String::new(),

@@ -26,6 +26,8 @@ pub(crate) const LONGEST_QUESTION: Duration = Duration::from_secs(60);
 
 /// The reason that conf-local's `GET /v1/at/<w>` gives for a datacenter that began later.
 const NONE_SO_OLD: &str = "none-so-old";
+/// The reason that it gives for a change of a history that another one has replaced.
+const REPLACED: &str = "replaced";
 
 /// The time that the agent may take beyond the wait that it was asked for.
 const GRACE: Duration = Duration::from_secs(1);
@@ -74,6 +76,9 @@ pub(crate) struct At {
 pub(crate) enum Refused {
     /// The datacenter had no configuration that old. Asking again changes nothing.
     NoneSoOld,
+    /// Another history has taken the place of the change, in the agent's words. Asking again
+    /// changes nothing.
+    Replaced(String),
     /// Not now; the reason is the agent's or the system's.
     NotNow(String),
     /// No question can be asked any more.
@@ -107,6 +112,7 @@ pub(crate) fn read_at(sequence: Sequence, answer: io::Result<Answer>) -> Result<
     Err(match answer.refusal() {
         // This answer is final, so only the agent's own word for it counts.
         Some(Refusal { reason: Some(reason), .. }) if reason == NONE_SO_OLD => Refused::NoneSoOld,
+        Some(Refusal { error, reason: Some(reason) }) if reason == REPLACED => Refused::Replaced(error),
         Some(Refusal { error, reason: Some(_) }) => Refused::NotNow(error),
         Some(Refusal { error, reason: None }) => Refused::NotNow(format!("{earlier} It says: {error}")),
         None => Refused::NotNow(earlier),

@@ -127,6 +127,15 @@ pub enum Error {
         /// The pinned change.
         sequence: Sequence,
     },
+    /// conf-master was restored, and another history has taken the place of the operation's change.
+    /// Begin the operation anew.
+    #[error("{reason} (the operation began with change {sequence})")]
+    Replaced {
+        /// The change that the operation began with.
+        sequence: Sequence,
+        /// The agent's words.
+        reason: String,
+    },
 
     /// The program's own code, such as the drop of one of its values, panicked while a snapshot was
     /// taken. The next look tries again.

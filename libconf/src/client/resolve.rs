@@ -305,6 +305,7 @@ impl<K: Fn() -> Arc<Known>> Lookup<'_, K> {
                 Some(QuestionState { outcome: Some(outcome), .. }) => match outcome {
                     Ok(snapshot) => return Look::Done(Ok(snapshot)),
                     Err(Refused::NoneSoOld) => return Look::Done(Err(Error::NoneSoOld { sequence })),
+                    Err(Refused::Replaced(reason)) => return Look::Done(Err(Error::Replaced { sequence, reason })),
                     Err(Refused::Never(missing)) => return Look::Done(Err(Error::NotHere { sequence, missing })),
                     // It ended at an earlier deadline than this read's: asks again.
                     Err(Refused::NotNow(_)) if in_time => continue,

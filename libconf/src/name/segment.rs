@@ -81,6 +81,13 @@ segment!(
     /// The name of a group of principals.
     GroupName, "a group name");
 
+impl PrincipalName {
+    /// Whom the token proves that a new server makes.
+    pub fn administrator() -> Self {
+        PrincipalName("admin".to_owned())
+    }
+}
+
 impl GroupName {
     /// The group that may do everything, until a policy says who may.
     pub fn administrators() -> Self {

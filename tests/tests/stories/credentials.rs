@@ -66,7 +66,7 @@ fn tiers_show_their_tokens_and_a_new_one_is_read_without_a_restart() {
 }
 
 /// The policy that docs/operating.md prints for a program.
-fn policy(program: &str) -> String {
+pub(crate) fn policy(program: &str) -> String {
     page::fenced(MANUAL, &format!("#### Policy for {program}"), "hcl").concat()
 }
 

@@ -74,7 +74,7 @@ fn no_lie_of_a_conf_slave_reaches_a_process() {
         let mut host = site.make_host(number + 1);
         let arguments = host.daemon.arguments();
         let at = arguments.iter().position(|argument| argument == "--surrogate").expect("it has one");
-        arguments.splice(at..at, ["--surrogate".into(), url.into()]);
+        arguments.splice(at..at, ["--surrogates-in-order".into(), "--surrogate".into(), url.into()]);
         host.daemon.start();
         expect_honest(&site, &host, mode);
         // Not all lies lead to a fetch: nobody asks again for the first snapshot, or for what is nowhere.

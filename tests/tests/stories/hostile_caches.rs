@@ -107,7 +107,7 @@ fn beside(liar: SocketAddr, flags: &[&str]) -> Site {
     let mut host = site.make_host(1);
     let arguments = host.daemon.arguments();
     let at = arguments.iter().position(|argument| argument == "--surrogate").expect("it has one");
-    arguments.splice(at..at, ["--surrogate".into(), format!("http://{liar}").into()]);
+    arguments.splice(at..at, ["--surrogates-in-order".into(), "--surrogate".into(), format!("http://{liar}").into()]);
     arguments.extend(flags.iter().map(Into::into));
     host.daemon.start();
     site.hosts.push(host);

@@ -148,6 +148,42 @@ fn the_first_key_of_a_host_counts_until_an_administrator_revokes_it() {
 }
 
 #[test]
+fn a_join_token_that_leaked_ends_with_all_that_joined_by_it() {
+    let site = site();
+    let token = token_in(&site.master.token("fleet", &["--join", "us-west/v1", "--hosts", "2"]));
+    let other = token_in(&site.master.token("other", &["--join", "us-west/v1"]));
+    let slave = site.slave().unproven();
+    let files = ["web-1", "web-2", "web-3"].map(|name| (name, identity(&site, name).0));
+    let bearers = [0, 1].map(|number| {
+        let (name, file) = &files[number];
+        joined(&slave, name, file, &token)["bearer"].as_str().expect("a bearer").to_owned()
+    });
+    let (name, file) = &files[2];
+    let full = join(&slave, name, file, &token);
+    assert!(full.status == 503 && full.text().contains("2 hosts have joined by this token"), "{}", full.text());
+    let kept = joined(&slave, name, file, &other)["bearer"].as_str().expect("a bearer").to_owned();
+    let path = "/api/v1/events?datacenter=us-west/v1";
+    let streams = bearers.each_ref().map(|bearer| slave.clone().with(bearer).events(path, &[]));
+    assert!(streams.iter().all(|stream| stream.beat_within(SOON)));
+    let all = tokens(&site);
+    let id = all.iter().find(|one| one["name"] == "fleet").expect("it is listed")["id"].as_str().expect("an id");
+    let changes =
+        || site.master.git(&["rev-list", "--count", "refs/conf/access"]).trim().parse::<u32>().expect("a number");
+    let (before, revoke) = (changes(), ["token", "revoke", "--joined", id]);
+    let revoked = site.master.run(&revoke);
+    assert!(text(&revoked).contains("and the keys of 2 hosts that joined by it"), "{}", text(&revoked));
+    assert_eq!(changes(), before + 1, "it is one change");
+    assert!(streams.iter().all(|stream| stream.end_within(SOON)), "a stream goes on");
+    for (name, file) in &files[..2] {
+        refused(&join(&slave, name, file, &other), "its key was revoked");
+    }
+    // Who joined by another token stays.
+    assert_eq!(slave.clone().with(&kept).get("/api/v1/status").expect("an answer").status, 200);
+    let again = site.master.run(&revoke);
+    assert!(!again.status.success() && text(&again).contains("is over already"), "{}", text(&again));
+}
+
+#[test]
 fn who_may_join_is_said_by_the_token_and_the_inventory() {
     let mut site = site();
     let token = fleet(&site);

@@ -153,7 +153,8 @@ fn a_key_that_only_its_owner_has_made_known_is_followed_by_nobody() {
     let mut host = site.make_host(1);
     let arguments = host.daemon.arguments();
     let at = arguments.iter().position(|argument| argument == "--surrogate").expect("it has one");
-    arguments.splice(at..at, ["--surrogate".into(), format!("http://{address}").into()]);
+    arguments
+        .splice(at..at, ["--surrogates-in-order".into(), "--surrogate".into(), format!("http://{address}").into()]);
     host.daemon.start();
     // It is heard: both what it says of keys, and the snapshot.
     eventually("the host to ask for keys", || {

@@ -117,7 +117,7 @@ fn beside_in(port: u16, fetched: Fetched, plan: Plan) -> Site {
     let mut host = site.make_host(1);
     let arguments = host.daemon.arguments();
     let at = arguments.iter().position(|argument| argument == "--surrogate").expect("it has one");
-    arguments.splice(at..at, ["--surrogate".into(), liar.into()]);
+    arguments.splice(at..at, ["--surrogates-in-order".into(), "--surrogate".into(), liar.into()]);
     host.daemon.start();
     site.hosts.push(host);
     site

@@ -162,7 +162,8 @@ fn a_firewall_that_forgot_every_connection_costs_seconds() {
 
 #[test]
 fn a_hung_surrogate_costs_a_second_once_and_is_shown() {
-    let site = Plan { slaves: 2, ..Plan::default() }.start();
+    let host_flags = vec!["--surrogates-in-order".to_owned()];
+    let site = Plan { slaves: 2, host_flags, ..Plan::default() }.start();
     site.push_and_wait("services/web", "round", "1\n");
     let hung = &site.slaves[0];
     hung.daemon.signal(Signal::STOP);
@@ -183,7 +184,8 @@ fn a_hung_surrogate_costs_a_second_once_and_is_shown() {
 
 #[test]
 fn hosts_without_any_consul_get_every_change_and_say_from_where() {
-    let plan = Plan { hosts: 2, slaves: 2, hosts_without_consul: true, ..Plan::default() };
+    let host_flags = vec!["--surrogates-in-order".to_owned()];
+    let plan = Plan { hosts: 2, slaves: 2, hosts_without_consul: true, host_flags, ..Plan::default() };
     let mut site = plan.start();
     for _ in 0..3 {
         push_measured(&site, "hosts without any Consul", SECONDS_5);
@@ -318,7 +320,7 @@ fn a_conf_slave_that_names_what_is_nowhere_holds_back_no_change() {
     let liar = format!("http://{}", lying_slave());
     let arguments = host.daemon.arguments();
     let at = arguments.iter().position(|argument| argument == "--surrogate").expect("it has one");
-    arguments.splice(at..at, ["--surrogate".into(), liar.clone().into()]);
+    arguments.splice(at..at, ["--surrogates-in-order".into(), "--surrogate".into(), liar.clone().into()]);
     host.daemon.start();
     site.hosts.push(host);
     site.wait_applied(site.master.sequence());

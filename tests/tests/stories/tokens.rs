@@ -1,5 +1,6 @@
 //! Tokens: who has none gets nothing, and who has one is known by name.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -10,8 +11,8 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tests::http::Address;
 use tests::program::text;
-use tests::site::token_in;
-use tests::{Plan, Reader, Site, Work, eventually};
+use tests::site::{Pointers, token_in};
+use tests::{Plan, Reader, Site, Slave, Work, eventually};
 
 const OPENAPI: &str = include_str!("../../../conf-master/src/http/openapi.json");
 /// What ends with a token ends within a second; this machine may stall for more.
@@ -440,4 +441,34 @@ rights:
         (0..=1000).map(|number| (format!("services/c-{number}/master"), json!("services/web/master"))).collect();
     let (status, said) = plan(&paula, &many.into());
     assert!(status == 422 && said.contains("1001 refs are too many"), "{status} {said}");
+}
+
+#[test]
+fn a_conf_slave_with_the_token_of_a_host_says_so_and_blames_no_host() {
+    let site = Plan { tokens: true, hosts: 0, pointers: Pointers::Embedded, ..Plan::default() }.start();
+    let host = site.master.token("web-9", &["--host", "us-west/v1/web-9"]);
+    let mut slave = site.make_slave(2);
+    let own = slave.token.clone().expect("it has a token");
+    let place = |arguments: &mut Vec<OsString>, file: &Path| {
+        let at = arguments.iter().position(|one| one == "--token-file").expect("it is given a token");
+        arguments[at + 1] = file.into();
+    };
+    place(slave.daemon.arguments(), &host);
+    slave.daemon.start();
+    eventually("the conf-slave to say that its token is a wrong one", || {
+        let log = slave.daemon.log();
+        if log.contains("the token of --token-file must be one for a conf-slave") { Ok(()) } else { Err(log) }
+    });
+    // Nobody has said that this token is none: another server may know it.
+    let ask = |slave: &Slave| {
+        slave.unproven().with(&token_in(&host)).get("/api/v1/status").expect("an answer").status.as_u16()
+    };
+    assert_eq!(ask(&slave), 503);
+    slave.daemon.stop();
+    place(slave.daemon.arguments(), &own);
+    slave.daemon.start();
+    eventually("the host to be let in", || match ask(&slave) {
+        200 => Ok(()),
+        other => Err(other.to_string()),
+    });
 }

@@ -146,6 +146,7 @@ impl Site {
         let composition = Composition {
             datacenter: datacenter.clone(),
             sequence: Sequence(sequence),
+            epoch: 1,
             time: 1_700_000_000,
             parent,
             base: None,

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use conf_core::git::{self, Durability};
+use conf_core::secret::HostKey;
 use conf_core::terminal::{Table, note, print};
 use libconf::name::Sequence;
 use serde_json::json;
@@ -11,6 +13,8 @@ use serde_json::json;
 use crate::cli::client::print::print_json;
 use crate::hooks::local;
 use crate::keys::{KeyAnswer, KeyCall, ListedKey};
+use crate::standby::keys_file;
+use crate::store;
 
 /// Flags of `key`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +53,39 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         way: Way,
     },
+    /// Write the signing key and the key for secrets into a file, sealed to the operator of a
+    /// standby
+    Export(ExportFlags),
+    /// Give a standby the keys of its leader anew, after `rotate`
+    Import(ImportFlags),
+}
+
+/// Where the keys of a server are, and go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportFlags {
+    /// The repository of the server, as root or as its user
+    #[arg(long, value_name = "DIR", hide_env = true)]
+    repo: PathBuf,
+    /// Seal the keys to this public key: age1… or ssh-ed25519 …; repeat for more
+    #[arg(long = "recipient", value_name = "KEY", required = true, hide_env = true)]
+    recipients: Vec<HostKey>,
+    /// The file to write
+    #[arg(long, value_name = "FILE", hide_env = true)]
+    out: PathBuf,
+}
+
+/// Where keys are that were exported, and where they go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImportFlags {
+    /// The repository of the standby, as its user
+    #[arg(long, value_name = "DIR", hide_env = true)]
+    repo: PathBuf,
+    /// The keys, as `export` has sealed them
+    #[arg(long, value_name = "FILE", hide_env = true)]
+    keys: PathBuf,
+    /// The private key that opens them
+    #[arg(long, value_name = "FILE", hide_env = true)]
+    identity: PathBuf,
 }
 
 /// How conf-master is reached about keys.
@@ -67,8 +104,28 @@ pub(crate) fn run(flags: &KeyFlags) -> anyhow::Result<ExitCode> {
     match &flags.act {
         KeyCommand::List { way } => list(way),
         KeyCommand::Rotate { revoke_old, way } => changed(way, KeyCall::Rotate { revokes_old: *revoke_old }),
+        KeyCommand::Export(flags) => export(flags),
+        KeyCommand::Import(flags) => import(flags),
         KeyCommand::Revoke { fingerprint, way } => changed(way, KeyCall::Revoke(fingerprint.clone())),
     }
+}
+
+fn export(flags: &ExportFlags) -> anyhow::Result<ExitCode> {
+    let sealed = keys_file::seal(&flags.repo.canonicalize()?, &flags.recipients)?;
+    git::replace_file(&flags.out, &sealed, 0o600, Durability::Full)
+        .with_context(|| format!("cannot write {}", flags.out.display()))?;
+    note(format_args!("the keys are in {}, sealed", flags.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(flags: &ImportFlags) -> anyhow::Result<ExitCode> {
+    let repo = flags.repo.canonicalize()?;
+    if !store::is_standby(&repo) {
+        bail!("{} is no standby's repository, and keeps its keys", flags.repo.display());
+    }
+    let key = keys_file::put(&flags.keys, &flags.identity, &repo)?;
+    note(format_args!("the standby signs with {} once it leads", key.fingerprint()));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(way: &Way) -> anyhow::Result<ExitCode> {

@@ -3,6 +3,7 @@
 
 mod connect;
 mod print;
+pub(crate) mod promote;
 pub(crate) mod credential;
 pub(crate) mod doc;
 pub(crate) mod explain;

@@ -54,6 +54,9 @@ pub(crate) enum TokenCommand {
         /// from then on
         #[arg(long, value_name = "ID/VERSION", conflicts_with_all = ["groups", "slave", "host"])]
         join: Option<DatacenterName>,
+        /// How many hosts may join by it
+        #[arg(long, value_name = "NUMBER", requires = "join", value_parser = clap::value_parser!(u32).range(1..))]
+        hosts: Option<u32>,
         /// When it ends by itself: a time from now, such as 90d or 12h, or a date; without it, when
         /// it is revoked
         #[arg(long, value_name = "WHEN", value_parser = lives)]
@@ -74,6 +77,19 @@ pub(crate) enum TokenCommand {
     },
     /// End a token: what goes on with it ends within a second
     Revoke {
+        /// The token, as `list` names it
+        #[arg(value_name = "TOKEN")]
+        id: TokenId,
+        /// Also end the keys of all hosts that joined by it: a host comes back by another join
+        /// token and with another key alone
+        #[arg(long)]
+        joined: bool,
+        /// How to reach conf-master
+        #[command(flatten)]
+        way: Way,
+    },
+    /// Make a token good again that was suspended when the server was restored
+    Resume {
         /// The token, as `list` names it
         #[arg(value_name = "TOKEN")]
         id: TokenId,
@@ -114,15 +130,17 @@ pub(crate) struct Way {
 pub(crate) async fn run(flags: &TokenFlags) -> anyhow::Result<ExitCode> {
     match &flags.act {
         TokenCommand::List { way } => list(way).await,
-        TokenCommand::Revoke { id, way } => made(way, TokenCall::Revoke(id.clone()), None).await,
+        TokenCommand::Revoke { id, joined: false, way } => made(way, TokenCall::Revoke(id.clone()), None).await,
+        TokenCommand::Revoke { id, joined: true, way } => made(way, TokenCall::RevokeJoined(id.clone()), None).await,
+        TokenCommand::Resume { id, way } => made(way, TokenCall::Resume(id.clone()), None).await,
         TokenCommand::Rotate { id, overlap, out, way } => {
             made(way, TokenCall::Rotate(id.clone(), *overlap), out.as_deref()).await
         }
-        TokenCommand::Add { name, groups, slave, host, join, expires, out, way } => {
+        TokenCommand::Add { name, groups, slave, host, join, hosts, expires, out, way } => {
             let scope = slave.clone().map(Scope::Slave).or_else(|| host.clone());
             let scope = scope.or_else(|| join.clone().map(Scope::Join)).unwrap_or_default();
             let groups = groups.iter().cloned().collect();
-            let new = NewToken { name: name.clone(), groups, scope, lives: *expires };
+            let new = NewToken { name: name.clone(), groups, scope, lives: *expires, hosts: *hosts };
             made(way, TokenCall::Add(new), out.as_deref()).await
         }
     }
@@ -139,7 +157,8 @@ async fn list(way: &Way) -> anyhow::Result<ExitCode> {
         let groups: Vec<String> = one.groups.iter().map(ToString::to_string).collect();
         let until = match (&one.revoked, &one.expires) {
             (Some(at), _) => format!("revoked {at}"),
-            (None, Some(at)) if !one.good => format!("expired {at}"),
+            (None, Some(at)) if !one.good && one.suspended.is_none() => format!("expired {at}"),
+            _ if !one.good => one.suspended.as_ref().map_or_else(String::new, |at| format!("suspended {at}")),
             (None, Some(at)) => at.clone(),
             (None, None) => "it is revoked".to_owned(),
         };
@@ -200,6 +219,8 @@ impl Way {
             TokenCall::List => (Method::GET, "api/v1/tokens".to_owned(), None),
             TokenCall::Add(new) => (Method::POST, "api/v1/tokens".to_owned(), Some(serde_json::to_value(new)?)),
             TokenCall::Revoke(id) => (Method::DELETE, format!("api/v1/tokens/{id}"), None),
+            TokenCall::RevokeJoined(id) => (Method::DELETE, format!("api/v1/tokens/{id}?joined=true"), None),
+            TokenCall::Resume(id) => (Method::POST, format!("api/v1/tokens/{id}/resume"), None),
             TokenCall::Rotate(id, overlap) => {
                 (Method::POST, format!("api/v1/tokens/{id}/rotate"), Some(json!({ "overlap": overlap })))
             }

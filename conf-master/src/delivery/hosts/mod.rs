@@ -73,8 +73,9 @@ pub(crate) struct Hosts {
     /// The newest snapshot that each conf-slave serves, by datacenter and peer.
     slaves: Mutex<BTreeMap<(DatacenterName, Arc<str>), Sequence>>,
     changed: watch::Sender<()>,
+    within: Duration,
     /// After this moment a host that has not reported does not exist.
-    settled: Instant,
+    settled: Mutex<Instant>,
 }
 
 impl Hosts {
@@ -84,13 +85,20 @@ impl Hosts {
             reports: Mutex::default(),
             slaves: Mutex::default(),
             changed: watch::Sender::default(),
-            settled: Instant::now() + within,
+            within,
+            settled: Mutex::new(Instant::now() + within),
         }
+    }
+
+    /// Lets existing hosts report anew, since this server leads from now on: they reported to the
+    /// one before it.
+    pub(crate) fn settle_anew(&self) {
+        *self.settled.lock() = Instant::now() + self.within;
     }
 
     /// Returns how long existing hosts may still report for the first time.
     pub(crate) fn settles_in(&self) -> Duration {
-        self.settled.saturating_duration_since(Instant::now())
+        self.settled.lock().saturating_duration_since(Instant::now())
     }
 
     /// Takes the reports that a peer sent, which is a conf-slave or says so; an older report never

@@ -62,6 +62,11 @@ impl Principal {
             Principal::Server | Principal::Anybody | Principal::Owner(_) => None,
         }
     }
+
+    /// Tells whether it is a host, by its key or by a token of its own.
+    pub fn is_host(&self) -> bool {
+        matches!(self, Principal::Named(Named { scope: Scope::Host { .. }, .. }))
+    }
 }
 
 impl fmt::Display for Principal {

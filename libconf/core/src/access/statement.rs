@@ -1,7 +1,6 @@
 //! conf-master's word on who may ask a conf-slave, which decides by it alone while conf-master is
 //! away.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use libconf::name::{DatacenterName, PrincipalName, Sequence};
@@ -88,16 +87,13 @@ impl AccessEvent {
 
     /// The tokens that are good for a conf-slave.
     pub fn table(&self) -> AccessTable {
-        let entries = self.readers.iter().map(|one| TokenEntry {
-            hash: one.hash.clone(),
-            name: one.name.clone(),
-            groups: BTreeSet::new(),
-            scope: one.scope.clone(),
-            created: self.time,
-            by: "conf-master".to_owned(),
-            expires: one.expires,
-            revoked: None,
-            key: one.key.clone(),
+        let entries = self.readers.iter().map(|one| {
+            let made = (self.time, "conf-master".to_owned());
+            TokenEntry {
+                expires: one.expires,
+                key: one.key.clone(),
+                ..TokenEntry::new(one.hash.clone(), one.name.clone(), one.scope.clone(), made)
+            }
         });
         AccessTable::of(entries, self.open)
     }

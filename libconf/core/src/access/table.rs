@@ -41,9 +41,19 @@ pub struct TokenEntry {
     /// When somebody revoked it, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<i64>,
+    /// When it was suspended, in seconds since 1970: a restore cannot tell whether somebody had
+    /// revoked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<i64>,
     /// The key of a host that joined. There is no token then; the hash is that of this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<HostKey>,
+    /// The join token that this host has shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_by: Option<TokenId>,
+    /// How many hosts may join by this token; without it as many as the datacenter has room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<u32>,
 }
 
 /// All tokens.
@@ -52,13 +62,17 @@ pub struct AccessTable {
     tokens: BTreeMap<TokenHash, TokenEntry>,
     /// Everybody may do everything, without a token.
     is_open: bool,
+    /// Nobody has said yet what is in it.
+    is_awaited: bool,
 }
 
-/// The hosts that are known by a token or a key, and how many have joined each datacenter.
+/// The hosts that are known by a token or a key, and how many have joined each datacenter, and by
+/// each join token.
 #[derive(Debug, Default)]
 pub struct KnownHosts {
     hosts: BTreeMap<(DatacenterName, HostName), (TokenId, bool)>,
     joined: BTreeMap<DatacenterName, usize>,
+    by_token: BTreeMap<TokenId, u32>,
 }
 
 impl KnownHosts {
@@ -72,6 +86,9 @@ impl KnownHosts {
             let by_key = entry.key.is_some();
             self.hosts.insert((datacenter.clone(), host.clone()), (entry.id(), by_key));
             *self.joined.entry(datacenter.clone()).or_default() += usize::from(by_key);
+            if let Some(join) = &entry.joined_by {
+                *self.by_token.entry(join.clone()).or_default() += 1;
+            }
         }
     }
 }
@@ -103,6 +120,9 @@ pub enum BadTable {
     /// There is no room for more hosts.
     #[error("{MOST_JOINED} hosts have joined {0} already; revoke the keys of those that are gone")]
     FullOfHosts(DatacenterName),
+    /// As many hosts have joined by this token as may.
+    #[error("{0} hosts have joined by this token already; revoke the keys of those that are gone, or make another one")]
+    FullOfToken(u32),
 }
 
 /// Why a token proves nothing.
@@ -117,9 +137,29 @@ pub enum Unproven {
     /// Somebody revoked it.
     #[error("the token was revoked")]
     Revoked,
+    /// Nobody has said yet which tokens there are.
+    #[error("this server does not know yet who may ask")]
+    Awaited,
+    /// A restore suspended it.
+    #[error("the token is suspended since the server was restored; `conf-master token resume` makes it good again")]
+    Suspended,
 }
 
 impl TokenEntry {
+    /// A token without groups that is good until somebody ends it; `created` in seconds since 1970.
+    pub fn new(hash: TokenHash, name: PrincipalName, scope: Scope, (created, by): (i64, String)) -> Self {
+        let (groups, expires, revoked, suspended) = (BTreeSet::new(), None, None, None);
+        let (key, joined_by, hosts) = (None, None, None);
+        TokenEntry { hash, name, groups, scope, created, by, expires, revoked, suspended, key, joined_by, hosts }
+    }
+
+    /// The token of the first administrator, of a new server or of one that was restored.
+    pub fn of_administrator(hash: TokenHash, made: (i64, String)) -> Self {
+        let name = PrincipalName::administrator();
+        let groups = BTreeSet::from([GroupName::administrators()]);
+        TokenEntry { groups, ..TokenEntry::new(hash, name, Scope::Policy, made) }
+    }
+
     /// How people name it.
     pub fn id(&self) -> TokenId {
         self.hash.id()
@@ -145,7 +185,10 @@ impl TokenEntry {
         if self.revoked.is_some() {
             return Some(Unproven::Revoked);
         }
-        self.expires.is_some_and(|end| end <= now).then_some(Unproven::Expired)
+        if self.expires.is_some_and(|end| end <= now) {
+            return Some(Unproven::Expired);
+        }
+        self.suspended.is_some().then_some(Unproven::Suspended)
     }
 
     /// A key that was revoked never joins again, and so is never forgotten.
@@ -179,7 +222,13 @@ impl AccessTable {
 
     /// Makes a table of these tokens; an open one asks nobody for them.
     pub(crate) fn of(tokens: impl IntoIterator<Item = TokenEntry>, is_open: bool) -> Self {
-        AccessTable { tokens: tokens.into_iter().map(|one| (one.hash.clone(), one)).collect(), is_open }
+        let tokens = tokens.into_iter().map(|one| (one.hash.clone(), one)).collect();
+        AccessTable { tokens, is_open, is_awaited: false }
+    }
+
+    /// Makes the table of a server that does not know yet who may ask.
+    pub fn awaited() -> Self {
+        AccessTable { is_awaited: true, ..AccessTable::default() }
     }
 
     /// Tells whether nobody is asked for a token.
@@ -206,7 +255,8 @@ impl AccessTable {
 
     /// Finds whom a token proves at `now`, in seconds since 1970.
     pub fn find(&self, hash: &TokenHash, now: i64) -> Result<&TokenEntry, Unproven> {
-        let entry = self.tokens.get(hash).ok_or(Unproven::Unknown)?;
+        let unknown = if self.is_awaited { Unproven::Awaited } else { Unproven::Unknown };
+        let entry = self.tokens.get(hash).ok_or(unknown)?;
         entry.fault(now).map_or(Ok(entry), Err)
     }
 
@@ -236,9 +286,44 @@ impl AccessTable {
         {
             return Err(BadTable::FullOfHosts(datacenter.clone()));
         }
+        if let Some(join) = &entry.joined_by
+            && let Some(most) = self.by_id(join).and_then(|join| join.hosts)
+            && known.by_token.get(join).is_some_and(|count| *count >= most)
+        {
+            return Err(BadTable::FullOfToken(most));
+        }
         known.note(&entry);
         self.tokens.insert(entry.hash.clone(), entry);
         Ok(())
+    }
+
+    /// Suspends at `now` every good token but those of `shown`, which conf-slaves were told of, and
+    /// adds those of them that are not here. Returns how many are suspended, and how many added.
+    pub fn suspend_all_but(&mut self, shown: AccessTable, now: i64) -> (usize, usize) {
+        let (mut suspended, mut added) = (0, 0);
+        for one in self.tokens.values_mut() {
+            if one.fault(now).is_none() && !shown.tokens.contains_key(&one.hash) {
+                one.suspended = Some(now);
+                suspended += 1;
+            }
+        }
+        for (hash, one) in shown.tokens {
+            self.tokens.entry(hash).or_insert_with(|| {
+                added += 1;
+                one
+            });
+        }
+        (suspended, added)
+    }
+
+    /// Ends at `now` the keys of all hosts that joined by a token, and returns what these are for.
+    pub fn revoke_joined(&mut self, join: &TokenId, now: i64) -> Vec<Scope> {
+        let is_such = |one: &&mut TokenEntry| one.joined_by.as_ref() == Some(join) && one.revoked.is_none();
+        let ended = self.tokens.values_mut().filter(is_such).map(|one| {
+            one.revoked = Some(now);
+            one.scope.clone()
+        });
+        ended.collect()
     }
 
     /// Finds a token by the name that people use.
@@ -285,17 +370,32 @@ mod tests {
     use crate::secret::Identity;
 
     fn entry(token: &Token) -> TokenEntry {
+        let (name, scope) = ("ann".parse().unwrap(), Scope::Slave("lab/*".to_owned()));
+        let groups = BTreeSet::from(["web".parse().unwrap()]);
         TokenEntry {
-            hash: token.hash(),
-            name: "ann".parse().unwrap(),
-            groups: BTreeSet::from(["web".parse().unwrap()]),
-            scope: Scope::Slave("lab/*".to_owned()),
-            created: 100,
-            by: "root".to_owned(),
+            groups,
             expires: Some(200),
-            revoked: None,
-            key: None,
+            ..TokenEntry::new(token.hash(), name, scope, (100, "root".to_owned()))
         }
+    }
+
+    #[test]
+    fn a_restore_suspends_what_nobody_vouches_for() {
+        let (mut table, kept, other, gone) =
+            (AccessTable::default(), Token::generate(), Token::generate(), Token::generate());
+        for token in [&kept, &other] {
+            table.put(entry(token), 100).unwrap();
+        }
+        table.put(TokenEntry { revoked: Some(100), ..entry(&gone) }, 100).unwrap();
+        let (newer, mut shown) = (Token::generate(), AccessTable::default());
+        for token in [&kept, &gone, &newer] {
+            shown.put(entry(token), 100).unwrap();
+        }
+        assert_eq!(table.suspend_all_but(shown, 120), (1, 1));
+        assert!(table.find(&kept.hash(), 150).is_ok() && table.find(&newer.hash(), 150).is_ok());
+        assert_eq!(table.find(&other.hash(), 150).unwrap_err(), Unproven::Suspended);
+        assert_eq!(table.find(&gone.hash(), 150).unwrap_err(), Unproven::Revoked, "none that was revoked revives");
+        assert_eq!(table.find(&other.hash(), 200).unwrap_err(), Unproven::Expired);
     }
 
     #[test]

@@ -41,8 +41,11 @@ const KEPT: usize = 3;
 const QUEUE: usize = 1024;
 /// The room of those who proved nothing: strangers drive out no line about anybody with a name.
 const STRANGERS: Rooms = Rooms { each: 32 << 10, all: 2 << 20 };
-/// The room of what was refused to somebody.
+/// The room of what was refused to people, programs and conf-slaves.
 const REFUSED: Rooms = Rooms { each: 128 << 10, all: 4 << 20 };
+/// The room of what was refused to hosts: who has a join token makes as many as there is room for,
+/// and drives out no line about anybody else.
+const HOSTS: Rooms = Rooms { each: 16 << 10, all: 2 << 20 };
 /// The room of what landed. The ledger has every change in any case.
 const LANDED: Rooms = Rooms { each: 4 << 20, all: 16 << 20 };
 /// How often the log says how many lines it lost.
@@ -83,6 +86,9 @@ pub struct AuditEntry {
     /// Whose lines are counted together, where no name was proven: one may have many addresses.
     #[serde(skip)]
     pub peer: String,
+    /// It is about a host that has proven itself.
+    #[serde(skip)]
+    pub is_host: bool,
     /// The method and the path, where it ended before any route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
@@ -183,6 +189,7 @@ struct Inner {
     lines: Sender<Vec<u8>>,
     strangers: Mutex<Repeats>,
     refused: Mutex<Repeats>,
+    hosts: Mutex<Repeats>,
     landed: Mutex<Repeats>,
     lost: Lost,
 }
@@ -218,7 +225,7 @@ impl AuditLog {
         let lost = Lost { unsaid: Arc::default(), counter };
         let repeats = |rooms| Mutex::new(Repeats::new(rooms, Instant::now()));
         let (strangers, refused, landed) = (repeats(STRANGERS), repeats(REFUSED), repeats(LANDED));
-        let inner = Inner { lines, strangers, refused, landed, lost: lost.clone() };
+        let inner = Inner { lines, strangers, refused, hosts: repeats(HOSTS), landed, lost: lost.clone() };
         Ok((AuditLog(Some(Arc::new(inner))), AuditWriter { sink: Some(sink), queue, lost, is_failing: false }))
     }
 
@@ -236,6 +243,7 @@ impl AuditLog {
         let Ok(mut text) = serde_json::to_vec(&line) else { return };
         let repeats = match entry.verdict {
             Verdict::Unproven => &inner.strangers,
+            Verdict::Refused | Verdict::Denied if entry.is_host => &inner.hosts,
             Verdict::Refused | Verdict::Denied => &inner.refused,
             Verdict::Landed => &inner.landed,
         };
@@ -444,6 +452,22 @@ mod tests {
         let lost: u64 =
             lines.filter(|line| line["verdict"] == "lost").map(|line| line["again"].as_u64().unwrap()).sum();
         assert!(lost > 9000, "{lost}");
+    }
+
+    #[tokio::test]
+    async fn many_hosts_take_no_room_from_people_and_caches() {
+        let case = Case::new();
+        let denied = |by: &str, is_host: bool| {
+            let reason = format!("{by} lacks the right `push` {}", "x".repeat(900));
+            let entry =
+                AuditEntry::at_the_door(Verdict::Denied, "http 10.0.0.1".to_owned(), "10.0.0.1".to_owned(), &reason);
+            case.log.note(AuditEntry { by: Some(by.to_owned()), is_host, ..entry });
+        };
+        (0..12_000).for_each(|number| denied(&format!("host lab/v1/web-{number}"), true));
+        let asked = || Asked { pusher: "x".to_owned(), request: "1", kind: 1 };
+        let room = |of: &Mutex<Repeats>| of.lock().decide(asked(), 4000, Instant::now()) == Fate::Write;
+        assert!(!room(&case.log.0.as_ref().unwrap().hosts), "the hosts' room is full");
+        assert!(room(&case.log.0.as_ref().unwrap().refused), "that of all others is not");
     }
 
     #[tokio::test]

@@ -306,14 +306,14 @@ pub(crate) enum Connection {
 pub(crate) struct Answer {
     pub(crate) at: usize,
     address: String,
-    status: StatusCode,
+    pub(crate) status: StatusCode,
     pub(crate) index: u64,
-    body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
     #[expect(clippy::needless_pass_by_value, reason = "for map_err, and for words")]
-    fn malformed(&self, reason: impl ToString) -> ConsulError {
+    pub(crate) fn malformed(&self, reason: impl ToString) -> ConsulError {
         ConsulError::Malformed { address: self.address.clone(), reason: reason.to_string() }
     }
 

@@ -11,11 +11,15 @@ mod operation;
 mod address;
 mod client;
 mod watch;
+mod catalog;
+mod lock;
 
 pub use crate::consul::{
     address::{BadAddress, ConsulCredentials, named_address, named_or_usual_address},
+    catalog::{Instance, Service, ServiceIndex, Standing},
     client::{Consul, ConsulError},
     keys::{Keys, PinValue},
+    lock::SessionId,
     operation::{Entry, MOST_OPERATIONS, Operation, Outcome},
     watch::WatchIndex,
 };

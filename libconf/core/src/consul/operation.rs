@@ -21,6 +21,9 @@ pub struct Entry {
     /// The index that a later write by compare-and-swap must name.
     #[serde(rename = "ModifyIndex")]
     pub index: u64,
+    /// The session that holds the key as a lock.
+    #[serde(default)]
+    pub session: Option<String>,
 }
 
 /// One operation of a transaction.
@@ -63,6 +66,29 @@ pub enum Operation {
         /// The index that it was read with.
         index: u64,
     },
+    /// Fails the transaction if the key is there.
+    CheckNotExists {
+        /// The key.
+        key: String,
+    },
+    /// Takes the key as a lock for a session, and writes it; fails the transaction where another
+    /// session holds it, or held it a moment ago.
+    Lock {
+        /// The key.
+        key: String,
+        /// Its new value.
+        #[serde(serialize_with = "to_base64")]
+        value: Vec<u8>,
+        /// The session.
+        session: String,
+    },
+    /// Fails the transaction unless this session holds the key.
+    CheckSession {
+        /// The key.
+        key: String,
+        /// The session.
+        session: String,
+    },
     /// Reads the key; fails the transaction when the key is absent.
     Get {
         /// The key.
@@ -93,6 +119,9 @@ impl Operation {
             | Operation::Cas { key, .. }
             | Operation::DeleteCas { key, .. }
             | Operation::CheckIndex { key, .. }
+            | Operation::CheckSession { key, .. }
+            | Operation::CheckNotExists { key }
+            | Operation::Lock { key, .. }
             | Operation::Get { key } => key,
         }
     }

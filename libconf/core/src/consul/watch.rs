@@ -136,8 +136,13 @@ mod tests {
 
     #[test]
     fn answers_that_change_nothing_and_come_early_are_followed_by_a_growing_pause() {
-        let entry =
-            |value: &str, index| Entry { key: "key".to_owned(), value: value.as_bytes().to_vec(), flags: 0, index };
+        let entry = |value: &str, index| Entry {
+            key: "key".to_owned(),
+            value: value.as_bytes().to_vec(),
+            flags: 0,
+            index,
+            session: None,
+        };
         let (now, mut seen) = (Instant::now(), WatchIndex::default());
         let pause = |seen: &WatchIndex| seen.floor.map(|floor| floor - now);
         seen.note(Some(&entry("1", 5)), false, now);

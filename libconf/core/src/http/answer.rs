@@ -42,6 +42,14 @@ pub fn error(status: StatusCode, words: impl fmt::Display) -> Response {
     json(status, &ErrorBody { error: words.to_string() })
 }
 
+/// Answers that there is too much to do now: asked again after so many seconds, it may be
+/// different. A client of this project asks another server meanwhile.
+pub fn busy(words: impl fmt::Display, seconds: u32) -> Response {
+    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, words);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
 /// Answers with bytes of a content type.
 pub fn bytes_of(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Response {
     let mut response = http::Response::new(bytes).into_response();

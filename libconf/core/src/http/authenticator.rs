@@ -13,23 +13,22 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenId};
-use crate::api::SessionRequest;
+use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenId, Unproven};
 use crate::audit::{AuditEntry, AuditLog, Verdict};
-use crate::http::answer::{Response, error, json, text};
+use crate::http::answer::{Response, error, text};
 use crate::http::joining::{Joined, Joining, Joins, NotJoined};
 use crate::http::peer::Peer;
 use crate::http::tries::Tries;
-use crate::session::{KnownKeys, NoSession, SessionHost, Sessions};
+use crate::session::{KnownKeys, SessionHost, Sessions};
 
 /// How clients of Consul send a token.
 const CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 /// Paths that anybody may ask for: supervisors and load balancers have no token.
 const OF_HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 /// Where a host proves itself by its key.
-const SESSIONS: &str = "/api/v1/sessions";
+pub(crate) const SESSIONS: &str = "/api/v1/sessions";
 /// Wrong tokens of one peer in a minute that are answered and told one by one.
-const MOST_TRIES: u32 = 20;
+pub(crate) const MOST_TRIES: u32 = 20;
 /// One day: how often a token without an end is looked at although nothing changed.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -38,17 +37,18 @@ type Objection = dyn Fn(&Principal, &Method, &Uri) -> Result<(), String> + Send 
 
 /// Proves who asks by the tokens of a table, and asks for the right that a request needs.
 #[derive(Clone)]
-pub struct Authenticator(Arc<Inner>);
+pub struct Authenticator(pub(crate) Arc<Inner>);
 
-struct Inner {
+/// What all copies share.
+pub(crate) struct Inner {
     table: watch::Receiver<Arc<AccessTable>>,
-    sessions: Option<Sessions>,
+    pub(crate) sessions: Option<Sessions>,
     is_open: bool,
     may: Box<Objection>,
-    tries: Mutex<Tries>,
+    pub(crate) tries: Mutex<Tries>,
     uses: Mutex<BTreeMap<TokenId, TokenUse>>,
     audit: OnceLock<Audit>,
-    joins: OnceLock<Joins>,
+    pub(crate) joins: OnceLock<Joins>,
 }
 
 /// Where it is written down who was not let in.
@@ -170,19 +170,19 @@ impl Authenticator {
             if self.0.tries.lock().count(who) <= MOST_TRIES {
                 tracing::warn!(from = %who, by = %visitor.principal, %method, path = uri.path(), "denied: {words}");
             }
-            let token = visitor.principal.named().and_then(|named| named.token.clone());
-            self.note(&asked, Verdict::Denied, (Some(visitor.principal.to_string()), token), &words);
+            self.note(&asked, Verdict::Denied, Noted::of(&visitor.principal), &words);
             error(StatusCode::FORBIDDEN, words)
         })?;
         Ok(visitor)
     }
 
     /// Writes down that somebody was not let in.
-    fn note(&self, asked: &Asked<'_>, verdict: Verdict, (by, token): (Option<String>, Option<TokenId>), why: &str) {
+    pub(crate) fn note(&self, asked: &Asked<'_>, verdict: Verdict, who: Noted, why: &str) {
         let Some(Audit { log, policy }) = self.0.audit.get() else { return };
         let entry = AuditEntry::at_the_door(verdict, asked.peer.through(), asked.peer.who().to_string(), why);
         let request = Some(format!("{} {}", asked.method, asked.uri.path()));
-        log.note(AuditEntry { by, token, request, policy: policy(), ..entry });
+        let Noted { by, token, is_host } = who;
+        log.note(AuditEntry { by, token, is_host, request, policy: policy(), ..entry });
     }
 
     /// The answer in place of one that says why the daemon cannot serve, or makes remarks, for who
@@ -219,7 +219,11 @@ impl Authenticator {
         let token = token.parse::<Token>().map_err(|bad| self.refuse(asked, None, &bad.to_string()))?;
         let (hash, now) = (token.hash(), now());
         let entry = self.0.table.borrow().find(&hash, now).cloned();
-        let entry: TokenEntry = entry.map_err(|fault| self.refuse(asked, Some(hash.id()), &fault.to_string()))?;
+        let entry: TokenEntry = entry.map_err(|fault| match fault {
+            // It is no wrong token as far as anybody knows.
+            Unproven::Awaited => NotJoined::Later(fault.to_string()).answer(StatusCode::UNAUTHORIZED),
+            _ => self.refuse(asked, Some(hash.id()), &fault.to_string()),
+        })?;
         self.0.uses.lock().insert(entry.id(), TokenUse { at: now, from: asked.peer.who().to_string() });
         let proof = Proof::Token(hash, self.0.table.clone());
         Ok(Visitor { principal: Principal::Named(entry.principal()), proof: Some(proof) })
@@ -235,71 +239,11 @@ impl Authenticator {
         Ok(Visitor { principal: Principal::Named(named), proof: Some(Proof::Key(host, sessions.keys())) })
     }
 
-    /// Answers a host that opens a session.
-    pub(crate) async fn open_session(&self, request: &SessionRequest, peer: Peer) -> Response {
-        let Some(sessions) = &self.0.sessions else {
-            return error(StatusCode::NOT_FOUND, "this server is open: it asks nobody for a token or a session");
-        };
-        let SessionRequest { datacenter, host, .. } = request;
-        let answer = match (sessions.answer(request), joining(request)) {
-            // conf-master is not asked for those who show wrong tokens again and again.
-            (Err(NoSession::MayJoin), Some(_)) if self.0.tries.lock().recent(peer.who()) > MOST_TRIES => {
-                return too_many();
-            }
-            (Err(NoSession::MayJoin), Some(joining)) => match self.join(joining, peer).await {
-                Ok(()) => sessions.answer(request),
-                Err(NotJoined::Refused(words)) => {
-                    let is_told = self.refuse_session(request, peer, &words);
-                    let words = format!("the host {host} of {datacenter} cannot join: {words}");
-                    return if is_told { unproven(&words) } else { too_many() };
-                }
-                Err(later) => return later.answer(StatusCode::UNAUTHORIZED),
-            },
-            (answer, _) => answer,
-        };
-        match answer {
-            Ok(answer) => json(StatusCode::OK, &answer),
-            Err(fault) if self.refuse_session(request, peer, &fault.to_string()) => {
-                // Who is listed is nothing for those who prove nothing.
-                unproven(&format!(
-                    "this is no proof of the host {host} of {datacenter}; its `key` in `inventories` must be what \
-                     `conf-local identity` prints there, or its --token-file needs a join token, and the server's log \
-                     says what is missing"
-                ))
-            }
-            Err(_) => too_many(),
-        }
-    }
-
-    /// Lets a host join.
-    async fn join(&self, joining: Joining, peer: Peer) -> Result<(), NotJoined> {
-        let none = || NotJoined::Refused("nobody can join here".to_owned());
-        let Joins(joins) = self.0.joins.get().ok_or_else(none)?;
-        let (datacenter, host) = (joining.datacenter.clone(), joining.host.clone());
-        joins(joining).await?;
-        tracing::info!(from = %peer.who(), %datacenter, %host, "a host has joined");
-        Ok(())
-    }
-
-    /// Writes down that a host got no session. False when its address has tried too often to be
-    /// told why.
-    fn refuse_session(&self, request: &SessionRequest, peer: Peer, why: &str) -> bool {
-        let (SessionRequest { datacenter, host, .. }, who) = (request, peer.who());
-        let (method, uri) = (&Method::POST, &Uri::from_static(SESSIONS));
-        let words = format!("the host {host} of {datacenter}: {why}");
-        self.note(&Asked { method, uri, peer }, Verdict::Unproven, (None, None), &words);
-        if self.0.tries.lock().count(who) > MOST_TRIES {
-            return false;
-        }
-        tracing::warn!(from = %who, %datacenter, %host, "a host's session was refused: {why}");
-        true
-    }
-
     /// Answers a wrong token. Who tries many is told so, and the log says no more of it.
     fn refuse(&self, asked: &Asked<'_>, token: Option<TokenId>, words: &str) -> Response {
         let who = asked.peer.who();
         if !self.is_open() {
-            self.note(asked, Verdict::Unproven, (None, token.clone()), words);
+            self.note(asked, Verdict::Unproven, Noted { token: token.clone(), ..Noted::default() }, words);
         }
         let count = self.0.tries.lock().count(who);
         if count > MOST_TRIES {
@@ -313,19 +257,26 @@ impl Authenticator {
     }
 }
 
-/// What a host joins with, if it shows that.
-fn joining(request: &SessionRequest) -> Option<Joining> {
-    let SessionRequest { datacenter, host, key, join, .. } = request;
-    let token = join.as_ref().filter(|text| Token::is_for_joining(&text.0))?.0.parse().ok()?;
-    let key = key.as_ref()?.key().ok()?;
-    Some(Joining { datacenter: datacenter.clone(), host: host.clone(), key, token })
+/// What somebody asks for.
+pub(crate) struct Asked<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) uri: &'a Uri,
+    pub(crate) peer: Peer,
 }
 
-/// What somebody asks for.
-struct Asked<'a> {
-    method: &'a Method,
-    uri: &'a Uri,
-    peer: Peer,
+/// Whom the audit log names.
+#[derive(Default)]
+pub(crate) struct Noted {
+    by: Option<String>,
+    token: Option<TokenId>,
+    is_host: bool,
+}
+
+impl Noted {
+    fn of(principal: &Principal) -> Self {
+        let token = principal.named().and_then(|named| named.token.clone());
+        Noted { by: Some(principal.to_string()), token, is_host: principal.is_host() }
+    }
 }
 
 impl fmt::Debug for Authenticator {
@@ -385,7 +336,8 @@ pub(crate) fn unproven(words: &str) -> Response {
     response
 }
 
-fn too_many() -> Response {
+/// Answers who has shown too many wrong tokens.
+pub(crate) fn too_many() -> Response {
     let mut response = error(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens; try again in a minute");
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
     response
@@ -402,17 +354,8 @@ mod tests {
     use crate::access::Scope;
 
     fn entry(token: &Token, expires: Option<i64>) -> TokenEntry {
-        TokenEntry {
-            hash: token.hash(),
-            name: "ann".parse().unwrap(),
-            groups: BTreeSet::new(),
-            scope: Scope::Policy,
-            created: 0,
-            by: "root".to_owned(),
-            expires,
-            revoked: None,
-            key: None,
-        }
+        let made = (0, "root".to_owned());
+        TokenEntry { expires, ..TokenEntry::new(token.hash(), "ann".parse().unwrap(), Scope::Policy, made) }
     }
 
     fn user(uid: u32) -> Peer {

@@ -89,6 +89,11 @@ impl Health {
         }
     }
 
+    /// The remark about something.
+    pub fn remarked(&self, about: &'static str) -> Option<String> {
+        self.remarks.lock().get(about).cloned()
+    }
+
     /// All remarks, each one line.
     fn remarks(&self) -> Vec<String> {
         self.remarks.lock().iter().map(|(about, words)| format!("{about}: {words}")).collect()

@@ -4,11 +4,11 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use libconf::name::{DatacenterName, HostName};
 
 use crate::access::Token;
-use crate::http::answer::{Response, error};
+use crate::http::answer::{Response, busy, error};
 use crate::secret::HostKey;
 
 /// A host that has proven a key, and asks to be known by it.
@@ -47,11 +47,7 @@ impl NotJoined {
     pub fn answer(&self, refused: StatusCode) -> Response {
         match self {
             NotJoined::Refused(words) => error(refused, words),
-            NotJoined::Later(words) => {
-                let mut response = error(StatusCode::SERVICE_UNAVAILABLE, words);
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-                response
-            }
+            NotJoined::Later(words) => busy(words, 5),
         }
     }
 }

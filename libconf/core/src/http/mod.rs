@@ -15,6 +15,7 @@ mod answer;
 mod tries;
 mod joining;
 mod authenticator;
+mod open_session;
 mod sessions;
 mod description;
 mod unrouted;
@@ -36,7 +37,7 @@ mod tests;
 pub(crate) use crate::http::pace::LONGEST;
 pub(crate) use crate::http::spool::{NotTaken, SpoolFile, Spooled, counted};
 pub use crate::http::{
-    answer::{Response, Routes, bytes_of, error, json, stream, text},
+    answer::{Response, Routes, busy, bytes_of, error, json, stream, text},
     authenticator::{Authenticator, TokenUse},
     beside::{bind_health, serve_health},
     description::described,

@@ -2,11 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 
 use crate::http::{
-    answer::{Response, error},
+    answer::{Response, busy},
     listener::most_connections,
     peer::Peer,
     who::Who,
@@ -38,8 +37,14 @@ impl Default for StreamPlaces {
 }
 
 impl StreamPlaces {
-    fn new(most: usize) -> Self {
+    /// Makes so many places; more than connections there never are.
+    pub fn new(most: usize) -> Self {
         StreamPlaces(Arc::new(Taken { most, of_one: most.div_ceil(2), by: Mutex::default() }))
+    }
+
+    /// The places that are taken.
+    pub fn taken_now(&self) -> usize {
+        self.0.by.lock().values().sum()
     }
 
     /// Takes a place; without one, asks to come again. A reader that is gone leaves its place when
@@ -56,9 +61,7 @@ impl StreamPlaces {
             by.insert(who, own + 1);
             return Ok(StreamPlace { places: self.clone(), who });
         };
-        let mut response = error(StatusCode::SERVICE_UNAVAILABLE, words);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-        Err(Box::new(response))
+        Err(Box::new(busy(words, 10)))
     }
 }
 
@@ -76,6 +79,8 @@ impl Drop for StreamPlace {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
 
     fn tcp(address: &str) -> Peer {

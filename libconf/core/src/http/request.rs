@@ -183,6 +183,11 @@ impl Body {
         Body { chunks: chunks.boxed(), room: None }
     }
 
+    /// The body as it comes.
+    pub fn into_stream(self) -> BoxStream<'static, io::Result<Bytes>> {
+        self.chunks
+    }
+
     /// Counts the body for a peer, in this room.
     pub(crate) fn kept_in(self, spools: &Spools, who: Who) -> Self {
         Body { room: Some((spools.clone(), who)), ..self }

@@ -15,6 +15,6 @@ pub use crate::host_key::{BadHostKey, HostKey};
 pub use crate::secret::{
     declaration::{Declaration, Encoding, Generate, Source},
     identity::{Identity, IdentityError, OpenError},
-    sealed::{MAX_SEALED_BYTES, SealError, open, seal},
+    sealed::{MAX_SEALED_BYTES, SealError, open, open_file, seal, seal_file},
     value::{ABOUT_FILE, About, LeftReader, MAX_VALUE_BYTES, SecretValue, VALUE_FILE},
 };

@@ -132,6 +132,16 @@ fn unseal(identity: &Identity, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Open
     Err(OpenError::NotForThisKey)
 }
 
+/// Seals a file as plain age does, so that `age -d` opens it too.
+pub fn seal_file(plain: &[u8], recipients: &[HostKey]) -> Result<Vec<u8>, SealError> {
+    seal_part(plain, recipients)
+}
+
+/// Opens what [`seal_file`] has sealed.
+pub fn open_file(identity: &Identity, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    identity.unseal(sealed)
+}
+
 fn seal_part(plain: &[u8], recipients: &[HostKey]) -> Result<Vec<u8>, SealError> {
     let recipients: Vec<Box<dyn Recipient>> = recipients.iter().map(recipient).collect::<Result<_, _>>()?;
     let encryptor = Encryptor::with_recipients(recipients.iter().map(|recipient| &**recipient)).map_err(failed)?;

@@ -187,7 +187,7 @@ impl fmt::Debug for Sessions {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use libconf::name::DatacenterName;
 
@@ -338,17 +338,10 @@ mod tests {
         assert_eq!(answer(&foreign), Err(NoSession::Signature));
         let join = |revoked: Option<i64>| {
             let (key, mut table) = (site.own.recipient().clone(), AccessTable::default());
-            let entry = TokenEntry {
-                hash: TokenHash::of_key(&lab, &key),
-                name: "web-9".parse().unwrap(),
-                groups: BTreeSet::new(),
-                scope: Scope::Host { datacenter: lab.clone(), host: "web-9".parse().unwrap() },
-                created: 0,
-                by: "fleet".to_owned(),
-                expires: None,
-                revoked,
-                key: Some(key),
-            };
+            let scope = Scope::Host { datacenter: lab.clone(), host: "web-9".parse().unwrap() };
+            let (hash, made) = (TokenHash::of_key(&lab, &key), (0, "fleet".to_owned()));
+            let entry =
+                TokenEntry { revoked, key: Some(key), ..TokenEntry::new(hash, "web-9".parse().unwrap(), scope, made) };
             table.put(entry, 0).unwrap();
             site.joined.send_replace(Arc::new(table));
         };

@@ -70,10 +70,7 @@ impl KeptKeys {
                 let path = self.path.display();
                 tracing::error!(%error, %path, "the statements about keys cannot be kept over a restart");
             }
-            for KeyStatement { number, from, new, revokes, .. } in &kept.statements[before..] {
-                let revokes = revokes.join(" ");
-                tracing::info!(sequence = from.0, new, revokes, "follows statement {number} about conf-master's keys");
-            }
+            kept.statements[before..].iter().for_each(tell);
             self.told.send_replace(Arc::new(kept.statements));
         }
         taken.map(|()| is_new)
@@ -88,6 +85,19 @@ impl KeptKeys {
     pub fn subscribe(&self) -> watch::Receiver<Arc<Vec<KeyStatement>>> {
         self.told.subscribe()
     }
+}
+
+fn tell(KeyStatement { number, from, new, revokes, continues, .. }: &KeyStatement) {
+    if let Some(last) = continues {
+        tracing::warn!(
+            sequence = from.0,
+            "follows statement {number} of conf-master: its history goes on after #{last} with #{from}, and whatever \
+             landed between the two is replaced"
+        );
+        return;
+    }
+    let revokes = revokes.join(" ");
+    tracing::info!(sequence = from.0, new, revokes, "follows statement {number} about conf-master's keys");
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub use crate::sign::{
     kept::KeptKeys,
     key::{KeyError, SigningKey, public_path},
     report::{Unproven, sign_report, verify_report},
-    statement::{MOST_STATEMENTS, fingerprint_of_new, sign_statement},
+    statement::{MOST_STATEMENTS, fingerprint_of_new, sign_statement, sign_succession},
     trusted::{SignedText, TrustedKeys},
     watermark::{sign_watermark, verify_watermark},
 };

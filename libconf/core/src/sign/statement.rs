@@ -1,5 +1,5 @@
-//! Statements about conf-master's keys: another key signs from a change on, or some count for
-//! nothing new.
+//! conf-master's statements: another key signs from a change on, some count for nothing new, or the
+//! history goes on in another epoch.
 //!
 //! The old key and the new one sign each statement, each in a namespace of its own. A statement
 //! names the one before it by its hash, so whoever believes one has the others word for word.
@@ -21,8 +21,8 @@ const BY_OLD: &str = "conf-key-old";
 /// The namespace of the new key's signature.
 const BY_NEW: &str = "conf-key-new";
 
-/// 64: more than one a year for as long as anybody runs this.
-pub const MOST_STATEMENTS: usize = 64;
+/// 1,024: for twenty years a succession each week. Each has some 900 bytes.
+pub const MOST_STATEMENTS: usize = 1024;
 /// 16: more keys than there ever are at once.
 const MOST_REVOKED: usize = 16;
 /// A line with an Ed25519 key has 80 bytes, and a fingerprint or a hash 64 at most.
@@ -46,6 +46,26 @@ pub fn sign_statement(
     revokes: Vec<String>,
     (old, new): (&SigningKey, &SigningKey),
 ) -> Result<KeyStatement, KeyError> {
+    sign((before, from, time), (revokes, None), (old, new))
+}
+
+/// Signs the statement after those of `before` that begins another epoch with the change `from`, at
+/// `time` in seconds since 1970: of the epoch before the changes up to `continues` count, and what
+/// landed above them is replaced. `from` must be above every change that anybody has seen.
+pub fn sign_succession(
+    before: &[KeyStatement],
+    (continues, from): (Sequence, Sequence),
+    time: i64,
+    key: &SigningKey,
+) -> Result<KeyStatement, KeyError> {
+    sign((before, from, time), (Vec::new(), Some(continues)), (key, key))
+}
+
+fn sign(
+    (before, from, time): (&[KeyStatement], Sequence, i64),
+    (revokes, continues): (Vec<String>, Option<Sequence>),
+    (old, new): (&SigningKey, &SigningKey),
+) -> Result<KeyStatement, KeyError> {
     let number = u32::try_from(before.len()).unwrap_or(u32::MAX).saturating_add(1);
     if before.len() >= MOST_STATEMENTS {
         return Err(refused(number, &format!("there are {MOST_STATEMENTS} already, and no reader takes more")));
@@ -58,6 +78,7 @@ pub fn sign_statement(
         old: old.fingerprint(),
         new: plain(new.public()),
         revokes,
+        continues,
         by_old: String::new(),
         by_new: String::new(),
     };
@@ -71,11 +92,14 @@ pub fn sign_statement(
 
 /// The text that is signed.
 pub(crate) fn text(statement: &KeyStatement) -> String {
-    let KeyStatement { number, from, time, previous, old, new, revokes, .. } = statement;
+    let KeyStatement { number, from, time, previous, old, new, revokes, continues, .. } = statement;
     let mut text =
         format!("conf-keys 1\nnumber {number}\nfrom {from}\ntime {time}\nprevious {previous}\nold {old}\nnew {new}\n");
     for one in revokes {
         let _ = writeln!(text, "revokes {one}");
+    }
+    if let Some(last) = continues {
+        let _ = writeln!(text, "continues {last}");
     }
     text
 }
@@ -119,6 +143,14 @@ pub(crate) fn check(statement: &KeyStatement) -> Result<Signers, KeyError> {
         new_key.filter(|key| plain(key) == *new).ok_or_else(|| no("its new key is not one of ssh-ed25519"))?;
     if revokes.contains(&fingerprint(&new_key)) {
         return Err(no("it revokes the key that shall sign from then on"));
+    }
+    if let Some(last) = statement.continues {
+        if last >= statement.from {
+            return Err(no("its epoch begins with a change of the epoch before"));
+        }
+        if fingerprint(&new_key) != *old || !revokes.is_empty() {
+            return Err(no("it begins an epoch and changes keys; each is a statement of its own"));
+        }
     }
     let text = text(statement);
     let by_old = signature(&statement.by_old).ok_or_else(|| no("its old key has not signed it"))?;
@@ -196,16 +228,32 @@ mod tests {
     }
 
     #[test]
+    fn a_succession_begins_above_what_it_continues_and_changes_no_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, other) = (key(&folder, "own"), key(&folder, "other"));
+        sign_succession(&[], (Sequence(7), Sequence(7)), 0, &own).unwrap_err();
+        let good = sign_succession(&[], (Sequence(7), Sequence(2000)), 0, &own).unwrap();
+        assert!(check(&good).is_ok() && text(&good).ends_with("continues 7\n"));
+        for bad in [
+            KeyStatement { continues: Some(Sequence(8)), ..good.clone() },
+            KeyStatement { continues: None, ..good.clone() },
+            KeyStatement { from: Sequence(3000), ..good.clone() },
+        ] {
+            assert!(check(&bad).unwrap_err().to_string().contains("belongs to another text"));
+        }
+        let rotation = sign((&[], Sequence(2000), 0), (Vec::new(), Some(Sequence(7))), (&own, &other)).unwrap_err();
+        assert!(rotation.to_string().contains("each is a statement of its own"), "{rotation}");
+    }
+
+    #[test]
     fn none_is_made_that_nobody_would_follow() {
         let folder = tempfile::tempdir().unwrap();
         let (old, new) = (key(&folder, "old"), key(&folder, "new"));
         sign_statement(&[], (Sequence(1), 0), vec![new.fingerprint()], (&old, &new)).unwrap_err();
         let mut all: Vec<KeyStatement> = Vec::new();
-        for number in 0..64 {
-            let next = sign_statement(&all, (Sequence(number), 0), Vec::new(), (&old, &old)).unwrap();
-            all.push(next);
-        }
-        let error = sign_statement(&all, (Sequence(64), 0), Vec::new(), (&old, &old)).unwrap_err().to_string();
-        assert!(error.contains("there are 64 already"), "{error}");
+        let first = sign_statement(&[], (Sequence(1), 0), Vec::new(), (&old, &old)).unwrap();
+        all.resize(MOST_STATEMENTS, first);
+        let error = sign_statement(&all, (Sequence(9000), 0), Vec::new(), (&old, &old)).unwrap_err().to_string();
+        assert!(error.contains("there are 1024 already"), "{error}");
     }
 }

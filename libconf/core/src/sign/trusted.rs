@@ -116,6 +116,35 @@ impl TrustedKeys {
         self.0.read().followed.clone()
     }
 
+    /// The epoch of conf-master's history, as far as statements were followed; the first is 1.
+    pub fn epoch(&self) -> u32 {
+        let trust = self.0.read();
+        1 + u32::try_from(trust.successions().count()).unwrap_or(u32::MAX - 1)
+    }
+
+    /// The epoch in which a change landed, by the numbers of the changes alone: a conf-master that
+    /// was replaced and did not know it may have landed some under numbers of a later one.
+    pub fn epoch_at(&self, change: Sequence) -> u32 {
+        let trust = self.0.read();
+        1 + u32::try_from(trust.successions().filter(|(_, from)| *from <= change).count()).unwrap_or(u32::MAX - 1)
+    }
+
+    /// Finds the change after which the history of a `later` epoch left that of an `earlier` one,
+    /// if it did so below `change`: that change, of the earlier epoch, is replaced.
+    pub fn replaced_after(&self, (earlier, change): (u32, Sequence), later: u32) -> Option<Sequence> {
+        let trust = self.0.read();
+        let (skipped, count) = (earlier.saturating_sub(1) as usize, later.saturating_sub(earlier) as usize);
+        let between = trust.successions().skip(skipped).take(count);
+        between.map(|(continues, _)| continues).find(|continues| *continues < change)
+    }
+
+    /// Finds the last change before and the first one after a stretch of the history that was
+    /// replaced and that a change is in: nobody knows any more what landed with it.
+    pub fn gap(&self, change: Sequence) -> Option<(Sequence, Sequence)> {
+        let trust = self.0.read();
+        trust.successions().find(|(continues, from)| *continues < change && change < *from)
+    }
+
     /// Returns the number of statements that were followed.
     pub fn count(&self) -> usize {
         self.0.read().followed.len()
@@ -164,6 +193,12 @@ impl Trust {
             fingerprint: fingerprint.clone(),
             until: self.revoked.get(fingerprint).copied(),
         })
+    }
+
+    /// The successions that were followed: the last change of each epoch that counts in the next
+    /// one, and the first change of that.
+    fn successions(&self) -> impl Iterator<Item = (Sequence, Sequence)> {
+        self.followed.iter().filter_map(|one| Some((one.continues?, one.from)))
     }
 
     fn find(&self, fingerprint: &str) -> Option<&Trusted> {
@@ -448,11 +483,11 @@ mod tests {
     #[test]
     fn there_are_not_too_many() {
         let case = Case::new();
-        let chain = case.chain(&[("a", "a", &[][..]); 64]);
+        let chain = case.chain(&vec![("a", "a", &[][..]); MOST_STATEMENTS]);
         let trusted = case.trusting(&["a"]);
         trusted.follow(&chain).unwrap();
-        let more = [chain.clone(), vec![chain[63].clone()]].concat();
-        refused_for(&trusted, &more, "there are more than 64");
-        assert_eq!(trusted.count(), 64);
+        let more = [chain.clone(), vec![chain[MOST_STATEMENTS - 1].clone()]].concat();
+        refused_for(&trusted, &more, "there are more than 1024");
+        assert_eq!(trusted.count(), MOST_STATEMENTS);
     }
 }

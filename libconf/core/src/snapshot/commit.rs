@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub datacenter: DatacenterName,
     /// The change that made it.
     pub sequence: Sequence,
+    /// The epoch of conf-master's history that the change is of; the first is 1.
+    pub epoch: u32,
     /// When it was composed, in seconds since 1970.
     pub time: i64,
     /// The author of the change.
@@ -59,7 +61,7 @@ impl Snapshot {
     }
 
     /// Does the same for one that is to become the newest: no revoked key has signed it, whatever
-    /// number it has.
+    /// number it has, and it is of the newest epoch that is known here.
     pub fn verify_new(
         repo: &Repository,
         commit: CommitId,
@@ -103,6 +105,10 @@ impl Snapshot {
         let is_good = if is_new { signed.expect_in_use() } else { signed.expect_good_at(sequence) };
         is_good.map_err(untrusted)?;
         let snapshot = parsed?;
+        let (epoch, known) = (snapshot.epoch, keys.epoch());
+        if is_new && epoch != known {
+            return Err(SnapshotError::OtherEpoch { commit, epoch, known });
+        }
         if snapshot.datacenter != *datacenter {
             let (found, wanted) = (snapshot.datacenter, datacenter.clone());
             return Err(SnapshotError::OtherDatacenter { commit, found, wanted });
@@ -118,6 +124,12 @@ impl Snapshot {
         let header = object.raw_header_bytes();
         let text = [header, b"\n", object.message_raw_bytes()].concat();
         parse(commit, &text)
+    }
+
+    /// Tells whether this snapshot may stand in the place of one that it does not descend from: a
+    /// succession says that the other one is of an earlier epoch and of a change that was replaced.
+    pub fn succeeds(&self, (epoch, sequence): (u32, Sequence), keys: &TrustedKeys) -> bool {
+        self.sequence > sequence && keys.replaced_after((epoch, sequence), self.epoch).is_some()
     }
 
     /// The tree of the datacenter's own branch.
@@ -226,6 +238,11 @@ pub(crate) fn parse(commit: CommitId, text: &[u8]) -> Result<Snapshot, SnapshotE
         parent,
         datacenter: datacenter.parse().map_err(|_| malformed("its subject does not begin with a datacenter"))?,
         sequence: sequence.ok_or_else(|| malformed("the trailer Conf-Sequence is missing or bad"))?,
+        epoch: match trailer("Conf-Epoch").map(str::parse::<u32>) {
+            None => 1,
+            Some(Ok(epoch)) if epoch > 1 => epoch,
+            Some(_) => return Err(malformed("the trailer Conf-Epoch is bad")),
+        },
         time: time.ok_or_else(|| malformed("it has no time"))?,
         by: trailer("Conf-By").unwrap_or_default().to_owned(),
         summary: summary.to_owned(),

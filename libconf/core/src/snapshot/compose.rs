@@ -27,6 +27,8 @@ pub struct Composition {
     pub datacenter: DatacenterName,
     /// The number of the change.
     pub sequence: Sequence,
+    /// The epoch of conf-master's history; the first is 1.
+    pub epoch: u32,
     /// The time, in seconds since 1970.
     pub time: i64,
     /// The snapshot before it.
@@ -105,6 +107,9 @@ impl SharedTrees {
             composition.class.0,
             composition.class.1,
         );
+        if composition.epoch > 1 {
+            let _ = writeln!(text, "Conf-Epoch: {}", composition.epoch);
+        }
         let signature = key.sign(&text).map_err(|cause| SnapshotError::Untrusted { commit: CommitId::ZERO, cause })?;
         let commit = store.repo().commit_signed(&text, &signature, None).map_err(SnapshotError::Write)?;
         store.keep(commit);

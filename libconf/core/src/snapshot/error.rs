@@ -47,6 +47,19 @@ pub enum SnapshotError {
         /// The datacenter that was wanted.
         wanted: DatacenterName,
     },
+    /// It is of an epoch that another one has replaced, or of one that nothing is known of here.
+    #[error(
+        "{commit} is of epoch {epoch} of conf-master's history, and epoch {known} is the newest that a statement of \
+         conf-master makes known here; is there a second conf-master with this key?"
+    )]
+    OtherEpoch {
+        /// The snapshot.
+        commit: CommitId,
+        /// Its epoch.
+        epoch: u32,
+        /// The newest epoch that is known.
+        known: u32,
+    },
     /// No trusted key signed it.
     #[error("snapshot {commit} is refused")]
     Untrusted {

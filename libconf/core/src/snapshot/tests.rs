@@ -2,7 +2,7 @@ use git2::Repository;
 
 use crate::{
     api::Pin,
-    sign::{KeyError, SigningKey, TrustedKeys, public_path, sign_statement},
+    sign::{KeyError, SigningKey, TrustedKeys, public_path, sign_statement, sign_succession},
     snapshot::{
         Component, Composition, Difference, SharedTrees, Snapshot, SnapshotError,
         commit::{parse, signed, with_signature},
@@ -57,6 +57,8 @@ impl Bench {
         let composition = Composition {
             datacenter: "us-west/v1".parse().unwrap(),
             sequence: Sequence(sequence),
+            // Each thousand changes are an epoch.
+            epoch: 1 + u32::try_from(sequence / 1000).unwrap(),
             time: 1_700_000_000,
             parent: parent.map(|parent| parent.commit),
             base: parent.map(|parent| parent.tree),
@@ -153,6 +155,39 @@ fn only_a_snapshot_signed_for_this_datacenter_is_accepted() {
     assert!(matches!(error, SnapshotError::Untrusted { .. }), "{error}");
     let error = Snapshot::verify(&bench.repo, CommitId::from([9; 20]), &trusted, &here).unwrap_err();
     assert!(matches!(error, SnapshotError::Read { .. }), "{error}");
+}
+
+#[test]
+fn of_two_histories_the_one_counts_that_a_succession_continues() {
+    let bench = Bench::new();
+    let one = |sequence, parent| bench.compose(sequence, parent, [bench.component("services/a/latest", "1")]);
+    let common = one(5, None);
+    let (replaced, next) = (one(6, Some(&common)), one(1000, Some(&common)));
+    let third = one(2000, Some(&one(1003, Some(&next))));
+    let (trusted, here) = (TrustedKeys::of(&bench.key), "us-west/v1".parse().unwrap());
+    let newest = |snapshot: &Snapshot| Snapshot::verify_new(&bench.repo, snapshot.commit, &trusted, &here);
+    let of = |snapshot: &Snapshot| (snapshot.epoch, snapshot.sequence);
+    newest(&replaced).unwrap();
+    assert!(matches!(newest(&next), Err(SnapshotError::OtherEpoch { epoch: 2, known: 1, .. })));
+    assert!(!next.succeeds(of(&replaced), &trusted), "nobody has said so");
+    let first = sign_succession(&[], (Sequence(5), Sequence(1000)), 0, &bench.key).unwrap();
+    trusted.follow(std::slice::from_ref(&first)).unwrap();
+    newest(&next).unwrap();
+    assert!(matches!(newest(&replaced), Err(SnapshotError::OtherEpoch { epoch: 1, known: 2, .. })));
+    // What was taken before still reads.
+    Snapshot::verify(&bench.repo, replaced.commit, &trusted, &here).unwrap();
+    assert!(next.succeeds(of(&replaced), &trusted) && !next.succeeds(of(&common), &trusted));
+    assert!(!replaced.succeeds(of(&next), &trusted));
+    // Whoever was away for two of them.
+    let second =
+        sign_succession(std::slice::from_ref(&first), (Sequence(1002), Sequence(2000)), 0, &bench.key).unwrap();
+    trusted.follow(&[first, second]).unwrap();
+    assert_eq!((trusted.epoch(), trusted.epoch_at(Sequence(1999)), trusted.epoch_at(Sequence(2000))), (3, 2, 3));
+    for (epoch, sequence, is_replaced) in [(1, 6, true), (1, 5, false), (2, 1003, true), (2, 1002, false)] {
+        assert_eq!(third.succeeds((epoch, Sequence(sequence)), &trusted), is_replaced, "{epoch} {sequence}");
+    }
+    // One that went on alone and has a number of the next epoch.
+    assert!(third.succeeds((1, Sequence(1500)), &trusted) && !third.succeeds((1, Sequence(2001)), &trusted));
 }
 
 #[test]

@@ -69,6 +69,11 @@ impl ClientTls {
         Ok(ClientTls { kept: Some(kept), files, oldest })
     }
 
+    /// True if the operator named the authorities.
+    pub(crate) fn names_authorities(&self) -> bool {
+        self.files.ca.is_some()
+    }
+
     /// The same for Git's own programs: names and values of its configuration.
     pub(crate) fn git_settings(&self) -> Vec<(&'static str, OsString)> {
         git_settings(&self.files, self.oldest, |name| std::env::var_os(name))

@@ -148,7 +148,7 @@ impl NamedFile {
         let mode = std::fs::metadata(&self.path).map_or(0, |about| about.permissions().mode());
         if self.is_secret && mode & OTHERS_READ != 0 {
             let (what, path) = (self.what, self.path.display());
-            tracing::warn!("{what}: every user of this machine can read the private key {path}; chmod 600 {path}");
+            tracing::warn!("{what}: every user of this machine can read the private key {path}; chmod o-rwx {path}");
         }
     }
 }

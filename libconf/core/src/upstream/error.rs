@@ -97,6 +97,11 @@ impl UpstreamError {
         }
     }
 
+    /// True if the server works, and has too much to do now: another one may do it.
+    pub fn is_busy(&self) -> bool {
+        self.status() == Some(StatusCode::SERVICE_UNAVAILABLE) && self.retry_after().is_some()
+    }
+
     /// The status of a refusal.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
@@ -178,6 +183,11 @@ impl FetchError {
         // Git and libgit2 pass on the system's words alone, which no language changes here.
         let words = ["No space left on device", "Disk quota exceeded", "File too large"];
         matches!(self, FetchError::Repository { reason, .. } if words.iter().any(|words| reason.contains(words)))
+    }
+
+    /// True if the server works, and has too much to do now: another one may do it.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, FetchError::Refused(error) if error.is_busy())
     }
 
     /// How long the server asked the client to wait.

@@ -3,16 +3,13 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use reqwest::{
-    Response, StatusCode,
+    Response,
     header::{ACCEPT, CONTENT_TYPE},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::upstream::{
-    error::UpstreamError,
-    servers::{Upstream, Upstreams},
-};
+use crate::upstream::{error::UpstreamError, server::Upstream, servers::Upstreams};
 
 impl Upstreams {
     /// [`Upstream::events`] of the first server that answers.
@@ -29,12 +26,7 @@ impl Upstream {
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
-        let response = self.send_within(&url, request, OPENING).await.inspect_err(|error| {
-            // It has no place for a stream, and serves all else.
-            if error.status() == Some(StatusCode::SERVICE_UNAVAILABLE) && error.retry_after().is_some() {
-                self.report(true);
-            }
-        })?;
+        let response = self.send_within(&url, request, OPENING).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
             let reason = format!("{kind:?} instead of text/event-stream");

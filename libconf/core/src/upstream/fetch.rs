@@ -12,7 +12,7 @@ use crate::{
     git::{Malformed, Packet, PacketReader, Part, RepositoryPool, Step, StoreError, error_words, store},
     upstream::{
         error::{FetchError, UpstreamError},
-        servers::{SILENCE, Upstream, next_part},
+        server::{SILENCE, Upstream, next_part},
     },
 };
 

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::upstream::servers::Upstream;
+use crate::upstream::server::Upstream;
 
 /// 30 s: if nobody has answered and every server that was asked is silent, the question is over.
 const GIVE_UP: Duration = Duration::from_secs(30);

@@ -5,7 +5,9 @@ mod refusal;
 mod bearer;
 mod credentials;
 mod session;
+mod spread;
 mod standing;
+mod server;
 mod servers;
 mod events;
 mod fetch;
@@ -18,5 +20,6 @@ pub use crate::upstream::{
     events::{Event, Events},
     fetch::{Fetched, fetch},
     hedge::Hedge,
-    servers::{Upstream, Upstreams},
+    server::Upstream,
+    servers::{Asking, Trust, Upstreams},
 };

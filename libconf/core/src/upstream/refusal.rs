@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Makes an error of a refusal: the server's words, and the next step.
 pub(crate) async fn refusal(url: &str, mut response: Response, credential: &str) -> UpstreamError {
     let status = response.status();
-    let seconds = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+    let retry_after = retry_after(&response);
     let mut body = Vec::new();
     let reading = async {
         while let Ok(Some(part)) = response.chunk().await {
@@ -36,6 +36,11 @@ pub(crate) async fn refusal(url: &str, mut response: Response, credential: &str)
         _ => "",
     };
     let words = [said.as_str(), step].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-    let retry_after = seconds.map(Duration::from_secs);
     UpstreamError::Refused { url: url.to_owned(), status, words, retry_after }
+}
+
+/// The seconds of `Retry-After`.
+pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }

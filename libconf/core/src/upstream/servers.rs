@@ -2,131 +2,221 @@
 //! credential.
 
 use std::{
-    ffi::OsString,
+    cmp::Reverse,
     future::Future,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use parking_lot::Mutex;
-use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
-};
+use parking_lot::RwLock;
+use reqwest::{Client, StatusCode, Url};
 use rustls::ClientConfig;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::{
     address::BaseUrl,
-    settings::without_value,
-    silence::{Pulse, notice_dead_peers},
-    upstream::{bearer::Session, credentials::Credentials, error::UpstreamError, refusal::refusal, standing::Standing},
+    daemon::chain,
+    silence::notice_dead_peers,
+    upstream::{
+        credentials::Credentials,
+        error::UpstreamError,
+        server::{Naming, Upstream},
+        spread::weight,
+        standing::{RETURN, Signs, Standing, Well},
+    },
 };
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long an exchange of JSON may take.
-const EXCHANGE: Duration = Duration::from_secs(30);
-
-/// How long the headers of an answer, and then each next part of it, may take. Git counts objects
-/// before it answers a first fetch: some seconds for 200,000 objects.
-pub(crate) const SILENCE: Duration = Duration::from_secs(120);
-
 /// 2 s: a server that has not answered a question in JSON by then has the next one asked too.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// 5 s: by then the kernel has ended idle connections that are dead.
-const DISTRUST: Duration = Duration::from_secs(5);
+/// 60 s between two looks whether a server of no use has become fit.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// How long the answer of a server that failed may take when it is asked whether it is back.
 const REVIVAL: Duration = Duration::from_secs(5);
 
-/// The most bytes of a JSON answer; no answer between tiers comes near it.
-const MOST_JSON: usize = 64 << 20;
-
-/// Servers of one kind, in the order in which they were given.
+/// Servers of one kind, in the order in which they were given, or in one that spreads many clients
+/// over them.
 ///
 /// A server that failed is tried last until it has worked again. [`Upstreams::revive`] asks it. One
-/// whose answer was not whole in time is tried after the others for a while.
+/// whose answer was not whole in time is tried after the others for a while, and so is one that
+/// asked for it by 503 with `Retry-After`.
 #[derive(Debug)]
 pub struct Upstreams {
-    list: Vec<Arc<Upstream>>,
-    failed: Arc<Notify>,
+    list: RwLock<Vec<Arc<Upstream>>>,
+    maker: Maker,
+    signs: Signs,
 }
 
-/// One server. Clones share what is known about its health.
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    base: BaseUrl,
-    pub(crate) client: Client,
+/// How a client asks servers of one kind.
+#[derive(Clone, Debug, Default)]
+pub struct Asking {
+    /// The client's own name, where many clients are spread over servers that are all alike.
+    pub spread: Option<String>,
+    /// Servers may be found besides those that are given.
+    pub finds: Option<Trust>,
+}
+
+/// To which of the servers that were found, and not given, this client proves itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Those on this machine, and those with a certificate of the given authorities.
+    Proven,
+    /// All of them.
+    Any,
+}
+
+/// Makes servers.
+#[derive(Debug)]
+struct Maker {
+    client: Client,
     /// Makes a connection for each request.
     fresh: Client,
-    pub(crate) credentials: Credentials,
-    pub(crate) session: Arc<Session>,
-    standing: Arc<Standing>,
-    /// Until then idle connections may be dead.
-    distrusted: Arc<Mutex<Option<Instant>>>,
-    /// Signs of life while it answers one question.
-    pub(crate) pulse: Pulse,
+    /// Why nothing can be asked over TLS.
+    no_tls: Option<String>,
+    credentials: Credentials,
+    asking: Asking,
 }
 
 impl Upstreams {
     /// Takes base URLs, without `/conf.git`.
     pub fn new(urls: Vec<BaseUrl>, credentials: &Credentials) -> Result<Self, UpstreamError> {
+        Upstreams::asking(urls, credentials, Asking::default())
+    }
+
+    /// The same; where clients are spread, in an order of the client's own: as many clients ask one
+    /// server first as any other. The clients of one that fails ask all the others, and each goes
+    /// back to it at its own random time within 60 s of its return.
+    pub fn asking(urls: Vec<BaseUrl>, credentials: &Credentials, asking: Asking) -> Result<Self, UpstreamError> {
         // The first provider of a process stays; a failure means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let is_plain = urls.iter().all(|one| one.url().scheme() == "http");
-        let tls = if is_plain { None } else { Some(credentials.tls().config().map_err(UpstreamError::Tls)?) };
+        let mut no_tls = None;
+        let tls = if is_plain && asking.finds.is_none() {
+            None
+        } else {
+            match credentials.tls().config() {
+                Ok(config) => Some(config),
+                // Perhaps none of those that will be found speaks TLS.
+                Err(error) if is_plain => {
+                    no_tls = Some(chain(&error));
+                    None
+                }
+                Err(error) => return Err(UpstreamError::Tls(error)),
+            }
+        };
         let client = client(tls.clone(), |client| client)?;
         let fresh = self::client(tls, |client| client.pool_max_idle_per_host(0))?;
-        let failed = Arc::new(Notify::new());
-        let one = |base| {
-            Arc::new(Upstream {
-                base,
-                client: client.clone(),
-                fresh: fresh.clone(),
-                credentials: credentials.clone(),
-                session: Arc::default(),
-                standing: Arc::new(Standing::new(Arc::clone(&failed))),
-                distrusted: Arc::default(),
-                pulse: Pulse::new(),
-            })
-        };
-        Ok(Upstreams { list: urls.into_iter().map(one).collect(), failed })
+        let (signs, credentials) = (Signs::default(), credentials.clone());
+        let maker = Maker { client, fresh, no_tls, credentials, asking };
+        let mut list: Vec<_> = urls.into_iter().map(|base| Arc::new(maker.make(base, true, &signs))).collect();
+        maker.sort(&mut list);
+        Ok(Upstreams { list: RwLock::new(list), maker, signs })
+    }
+
+    /// Takes the servers that are found now in place of those that were found before. Those that
+    /// were given stay. Says which cannot be asked, and why.
+    ///
+    /// Where clients are spread, a server that was not there before is asked like one that has come
+    /// back; but not at first, when all of them are new.
+    pub fn found(&self, urls: Vec<BaseUrl>) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut list = self.list.write();
+        let is_first = list.iter().all(|one| one.is_given());
+        let mut next: Vec<_> = list.iter().filter(|one| one.is_given()).cloned().collect();
+        for base in urls {
+            if next.iter().any(|one| one.url() == base.url()) {
+                continue;
+            }
+            if let Some(why) = self.maker.no_tls.as_ref().filter(|_| base.url().scheme() == "https") {
+                faults.push(format!("{base} cannot be asked over TLS: {why}"));
+                continue;
+            }
+            let known = list.iter().find(|one| one.url() == base.url()).cloned();
+            next.push(known.unwrap_or_else(|| {
+                let new = self.maker.make(base, false, &self.signs);
+                if !is_first {
+                    new.pass_over(None);
+                }
+                Arc::new(new)
+            }));
+        }
+        self.maker.sort(&mut next);
+        *list = next;
+        drop(list);
+        self.signs.back.notify_waiters();
+        faults
     }
 
     /// The server with this URL.
     pub(crate) fn with_url(&self, base: &BaseUrl) -> Option<Arc<Upstream>> {
-        self.list.iter().find(|one| one.url() == base.url()).cloned()
+        self.list.read().iter().find(|one| one.url() == base.url()).cloned()
     }
 
     /// All servers, the one to try first at the front.
     pub fn in_order(&self) -> Vec<Arc<Upstream>> {
-        let mut list: Vec<_> = self.list.iter().map(|one| (one.standing.order(), one.clone())).collect();
-        // The sort is stable: working servers keep their given order.
+        let mut list: Vec<_> = self.list.read().iter().map(|one| (one.standing.order(), one.clone())).collect();
+        // The sort is stable: working servers keep their order.
         list.sort_by_key(|(order, _)| *order);
         list.into_iter().map(|(_, one)| one).collect()
     }
 
+    /// Where clients are spread, waits until a server is well that comes before this one in the
+    /// client's order, and that is fit for the client's purpose. One that is not found any more may
+    /// work all the same: its clients leave it at random times.
+    pub async fn until_better(&self, than: &Url, is_fit: impl Fn(&Upstream) -> bool) {
+        if self.maker.asking.spread.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            let mut back = std::pin::pin!(self.signs.back.notified());
+            back.as_mut().enable();
+            let list = self.list.read().clone();
+            let mut next = Instant::now() + LOOK;
+            let place = list.iter().position(|one| one.url() == than);
+            for one in &list[..place.unwrap_or(list.len())] {
+                match one.standing.well() {
+                    Well::Now if is_fit(one) && place.is_none() => return sleep(RETURN.mul_f64(rand::random())).await,
+                    Well::Now if is_fit(one) => return,
+                    Well::At(until) => next = next.min(until),
+                    Well::Now | Well::No => {}
+                }
+            }
+            tokio::select! {
+                () = back => {}
+                () = sleep_until(next.into()) => {}
+            }
+        }
+    }
+
+    /// Has every server that works asked as usual that this client would go back to later: the
+    /// client must leave another one, and all of them have room for it.
+    pub fn end_returns(&self) {
+        self.list.read().iter().for_each(|one| one.standing.has_returned());
+    }
+
     /// Asks each server that failed whether it is back: 1 s after the failure, then ever less
-    /// often, up to every 30 s. Calls `report` with each answer. Runs until it is dropped.
+    /// often, up to every 30 s; and one that had too much to do when it wants to be asked again.
+    /// Calls `report` with each answer. Runs until it is dropped.
     pub async fn revive(&self, report: impl Fn(&Upstream, Result<(), UpstreamError>)) {
         loop {
-            let failed = self.failed.notified();
+            let failed = self.signs.failed.notified();
+            let list = self.list.read().clone();
             let next =
-                self.list.iter().filter_map(|one| Some((one.standing.failing_until()?, one))).min_by_key(|one| one.0);
+                list.iter().filter_map(|one| Some((one.standing.asked_again_at()?, one))).min_by_key(|one| one.0);
             let Some((until, one)) = next else {
                 failed.await;
                 continue;
             };
             tokio::select! {
                 () = failed => continue,
-                () = tokio::time::sleep_until(until.into()) => {}
+                () = sleep_until(until.into()) => {}
             }
             let url = one.at("api/v1/status");
             let asked = async { one.send_within(&url, one.authorize(one.fresh.get(&url))?, REVIVAL).await };
@@ -135,9 +225,13 @@ impl Upstreams {
                 // It knows who asks, and tells its state to others alone.
                 one.report(true);
             }
+            if matches!(refusal, Some(UpstreamError::Token { .. })) {
+                // It was not asked, and is asked again later.
+                one.report(false);
+            }
             match refusal {
                 // Another kind of server has no such path.
-                Some(error) if one.is_failing() => report(one, Err(error)),
+                Some(error) if one.is_failing() || error.is_busy() => report(one, Err(error)),
                 _ => report(one, Ok(())),
             }
         }
@@ -189,6 +283,29 @@ impl Upstreams {
     }
 }
 
+impl Maker {
+    fn make(&self, base: BaseUrl, is_given: bool, signs: &Signs) -> Upstream {
+        let is_shown = is_given || self.asking.finds == Some(Trust::Any) || self.is_proven(base.url());
+        let standing = Standing::new(self.asking.spread.is_some(), signs.clone());
+        let (client, fresh) = (self.client.clone(), self.fresh.clone());
+        Upstream::new(base, (client, fresh), self.credentials.clone(), standing, Naming { is_given, is_shown })
+    }
+
+    /// True for a server on this machine, and for one that must have a certificate of the
+    /// authorities that were given. Those of the system sign for whoever has any name.
+    fn is_proven(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let is_loopback = host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        is_loopback || url.scheme() == "https" && self.credentials.tls().names_authorities()
+    }
+
+    fn sort(&self, list: &mut [Arc<Upstream>]) {
+        if let Some(client) = &self.asking.spread {
+            list.sort_by_cached_key(|one| Reverse(weight(client, one.url())));
+        }
+    }
+}
+
 /// Makes a client, with the options of `with`.
 fn client(
     tls: Option<ClientConfig>,
@@ -209,225 +326,92 @@ fn client(
     with(builder).build().map_err(UpstreamError::Client)
 }
 
-impl Upstream {
-    /// Its base URL, without a login.
-    pub fn url(&self) -> &Url {
-        self.base.url()
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{
+        access::Token,
+        tls::{Certificates, ClientFiles, ClientTls, NamedFile, OldestTls},
+    };
+
+    fn urls(urls: &[&str]) -> Vec<BaseUrl> {
+        urls.iter().map(|url| url.parse().unwrap()).collect()
     }
 
-    /// `GET <base>/<path>`; at most 30 s and 64 MiB.
-    pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
-        let url = self.at(path);
-        self.exchange(&url, self.client.get(&url)).await
+    fn order(upstreams: &Upstreams) -> Vec<String> {
+        upstreams.in_order().iter().map(|one| one.url().to_string()).collect()
     }
 
-    /// `POST <base>/<path>`; at most 30 s and 64 MiB. An empty answer reads as JSON `null`.
-    pub async fn post_json<B: Serialize + Sync, T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &B,
-    ) -> Result<T, UpstreamError> {
-        let url = self.at(path);
-        self.exchange(&url, self.client.post(&url).json(body)).await
+    fn finding(credentials: &Credentials, trust: Trust) -> Upstreams {
+        let asking = Asking { spread: Some("web-1".to_owned()), finds: Some(trust) };
+        Upstreams::asking(urls(&["http://10.0.0.9:7401"]), credentials, asking).unwrap()
     }
 
-    /// Sends any request that is answered in JSON, refusals included; at most `wait` and 64 MiB.
-    /// For callers that read more of a refusal than its words.
-    pub async fn call<B: Serialize + Sync>(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&'static str, &str)],
-        body: Option<&B>,
-        wait: Duration,
-    ) -> Result<(StatusCode, serde_json::Value), UpstreamError> {
-        let url = self.at(path);
-        let mut request = self.authorize(self.client.request(method, &url))?.timeout(wait);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+    #[tokio::test]
+    async fn what_proves_a_client_goes_to_those_it_was_given_and_to_those_that_prove_themselves() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, Token::generate().reveal()).unwrap();
+        let authority = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem();
+        let ca = folder.path().join("ca.crt");
+        std::fs::write(&ca, authority).unwrap();
+        let plain = Credentials::from_file(Some(file));
+        let named = |path: PathBuf| ClientFiles { ca: Some(NamedFile::new("--ca", path)), ..ClientFiles::default() };
+        let tls = ClientTls::load(named(ca), OldestTls::default(), &Certificates::default()).unwrap();
+        let with_ca = plain.clone().over(tls);
+        let found = ["http://10.0.0.1:7401", "https://10.0.0.1:7401", "http://127.0.0.1:7401", "http://[::1]:7401"];
+        for (credentials, trust, shown) in [
+            (&plain, Trust::Proven, [false, false, true, true]),
+            (&with_ca, Trust::Proven, [false, true, true, true]),
+            (&plain, Trust::Any, [true; 4]),
+        ] {
+            let upstreams = finding(credentials, trust);
+            upstreams.found(urls(&found));
+            for (url, shown) in found.into_iter().chain(["http://10.0.0.9:7401"]).zip(shown.into_iter().chain([true])) {
+                let Some(one) = upstreams.with_url(&url.parse().unwrap()) else {
+                    // This machine has no authorities.
+                    assert!(url.starts_with("https"), "{url}");
+                    continue;
+                };
+                assert_eq!(one.secret().unwrap().is_some(), shown, "{url}, {trust:?}");
+            }
         }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let response = request.send().await.map_err(|cause| UpstreamError::Unreachable { url: url.clone(), cause })?;
-        let status = response.status();
-        let body = read_json(&url, response).await?;
-        Ok((status, body))
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, url: &str, request: RequestBuilder) -> Result<T, UpstreamError> {
-        let response = self.send(url, self.authorize(request)?.timeout(EXCHANGE)).await?;
-        read_json(url, response).await
+    #[tokio::test]
+    async fn what_is_found_takes_the_place_of_what_was_found_before_and_keeps_its_standing() {
+        let upstreams = finding(&Credentials::none(), Trust::Proven);
+        upstreams.found(urls(&["http://10.0.0.1:7401", "http://10.0.0.2:7401"]));
+        upstreams.with_url(&"http://10.0.0.1:7401".parse().unwrap()).unwrap().report(false);
+        upstreams.found(urls(&["http://10.0.0.2:7401", "http://10.0.0.1:7401", "http://10.0.0.9:7401"]));
+        let all = order(&upstreams);
+        assert_eq!(
+            (all.len(), all[2].as_str()),
+            (3, "http://10.0.0.1:7401/"),
+            "it fails still, and none is there twice"
+        );
+        upstreams.found(urls(&["http://10.0.0.3:7401"]));
+        let now = order(&upstreams);
+        assert_eq!(now, ["http://10.0.0.9:7401/", "http://10.0.0.3:7401/"], "a new one gets its clients by and by");
     }
 
-    /// Sends one request of Git protocol v2; the response is still open.
-    pub(crate) async fn upload_pack(&self, request: Bytes) -> Result<Response, UpstreamError> {
-        const KIND: &str = "application/x-git-upload-pack-result";
-        let url = self.at("conf.git/git-upload-pack");
-        let mut post = self
-            .client
-            .post(&url)
-            .header("git-protocol", "version=2")
-            .header(CONTENT_TYPE, "application/x-git-upload-pack-request")
-            .header(ACCEPT, KIND)
-            .body(request);
-        if let Some(authorization) = self.git_authorization()? {
-            post = post.header(AUTHORIZATION, authorization);
-        }
-        let response = self.send(&url, post).await?;
-        if response.headers().get(CONTENT_TYPE).is_none_or(|kind| kind != KIND) {
-            return Err(UpstreamError::Unexpected { url, reason: "no Git answer".to_owned() });
-        }
-        Ok(response)
+    #[tokio::test]
+    async fn a_client_goes_back_to_its_own_server_when_that_is_well() {
+        let upstreams = finding(&Credentials::none(), Trust::Proven);
+        upstreams.found(urls(&["http://10.0.0.1:7401"]));
+        let [own, other] = &upstreams.in_order()[..] else { panic!("two") };
+        let better = || timeout(Duration::from_millis(50), upstreams.until_better(other.url(), |_| true));
+        assert!(better().await.is_ok(), "its own is well");
+        own.report(false);
+        assert!(better().await.is_err(), "it fails");
+        own.report(true);
+        assert!(better().await.is_err(), "it has just come back");
+        upstreams.end_returns();
+        assert!(better().await.is_ok());
+        let fit = timeout(Duration::from_millis(50), upstreams.until_better(other.url(), |_| false));
+        assert!(fit.await.is_err(), "it is not fit");
+        assert!(timeout(Duration::from_millis(50), upstreams.until_better(own.url(), |_| true)).await.is_err());
     }
-
-    /// What Git's own programs need to ask it: names and values of Git's configuration.
-    pub fn git_settings(&self) -> Result<Vec<(&'static str, OsString)>, UpstreamError> {
-        let header =
-            self.git_authorization()?.map(|value| ("http.extraHeader", format!("Authorization: {value}").into()));
-        // A redirect may lead to a server that nobody named, and the token with it.
-        let no_other = ("http.followRedirects", "false".into());
-        Ok(self.credentials.tls().git_settings().into_iter().chain([no_other]).chain(header).collect())
-    }
-
-    /// The `Authorization` header for Git's own requests.
-    fn git_authorization(&self) -> Result<Option<String>, UpstreamError> {
-        // Git's own clients can only send a password.
-        let basic = |token| format!("Basic {}", STANDARD.encode(format!("conf:{token}")));
-        let token = self.secret()?.map(basic);
-        Ok(token.or_else(|| Some(self.base.login()?.basic())))
-    }
-
-    /// Moves the server to the end until it works, or back to its place.
-    pub fn report(&self, worked: bool) {
-        if worked {
-            self.standing.is_in_time();
-        }
-        self.note(worked);
-    }
-
-    /// The same of the head of an answer: the rest may take long.
-    fn note(&self, worked: bool) {
-        if worked { self.standing.works() } else { self.standing.fails(false) }
-    }
-
-    /// Moves the server to the end until it works, since it gave no answer.
-    pub fn report_silent(&self) {
-        self.distrust_connections();
-        self.standing.fails(true);
-    }
-
-    /// Moves the server behind the others for a while, since its answer was not whole in time.
-    pub fn report_late(&self) {
-        self.standing.is_late();
-    }
-
-    /// For a while, asks over new connections: the idle ones may be as dead as one that is silent.
-    pub(crate) fn distrust_connections(&self) {
-        *self.distrusted.lock() = Some(Instant::now() + DISTRUST);
-    }
-
-    /// Tells whether it took the last question and gave no answer.
-    pub fn is_silent(&self) -> bool {
-        self.standing.is_silent()
-    }
-
-    /// Tells whether it failed when it was asked last.
-    pub fn is_failing(&self) -> bool {
-        self.standing.failing_until().is_some()
-    }
-
-    /// The same server for one question, whose signs of life are its own. A second question beside
-    /// a silent one goes over a connection of its own.
-    pub(crate) fn for_question(&self, is_second: bool) -> Arc<Self> {
-        let mut one = Upstream { pulse: Pulse::new(), ..self.clone() };
-        let is_distrusted = self.distrusted.lock().is_some_and(|until| Instant::now() < until);
-        if is_second || is_distrusted {
-            one.client = one.fresh.clone();
-        }
-        Arc::new(one)
-    }
-
-    pub(crate) fn at(&self, path: &str) -> String {
-        format!("{}/{}", self.url().as_str().trim_end_matches('/'), path.trim_start_matches('/'))
-    }
-
-    /// What proves who this is: the token, or what a session has in its place.
-    pub(crate) fn secret(&self) -> Result<Option<Arc<str>>, UpstreamError> {
-        Ok(self.credentials.token()?.or_else(|| self.session.bearer()))
-    }
-
-    async fn refusal(&self, url: &str, response: Response) -> UpstreamError {
-        let credential = match self.credentials.host() {
-            Some(_) => "",
-            None => "the credential is refused; see to the file of --token-file",
-        };
-        refusal(url, response, credential).await
-    }
-
-    pub(crate) fn authorize(&self, request: RequestBuilder) -> Result<RequestBuilder, UpstreamError> {
-        Ok(match (self.secret()?, self.base.login()) {
-            (Some(token), _) => request.bearer_auth(token),
-            (None, Some(login)) => request.header(AUTHORIZATION, login.header()),
-            (None, None) => request,
-        })
-    }
-
-    /// Sends a request, notes whether the server worked, and makes an error of every status but
-    /// success.
-    pub(crate) async fn send(&self, url: &str, request: RequestBuilder) -> Result<Response, UpstreamError> {
-        self.send_within(url, request, SILENCE).await
-    }
-
-    /// The same, where the head of the answer takes `limit` at most.
-    pub(crate) async fn send_within(
-        &self,
-        url: &str,
-        request: RequestBuilder,
-        limit: Duration,
-    ) -> Result<Response, UpstreamError> {
-        self.pulse.wait();
-        let answer = match timeout(limit, self.send_proven(request)).await {
-            Err(_) => Err(UpstreamError::Silent { url: url.to_owned(), after: limit }),
-            Ok(Err(cause)) => Err(UpstreamError::Unreachable { url: url.to_owned(), cause }),
-            Ok(Ok(response)) => Ok(response),
-        };
-        let worked = answer.as_ref().is_ok_and(|response| {
-            let status = response.status();
-            !status.is_server_error() && status != StatusCode::UNAUTHORIZED && status != StatusCode::FORBIDDEN
-        });
-        match &answer {
-            Err(UpstreamError::Silent { .. }) => self.report_silent(),
-            _ => self.note(worked),
-        }
-        let response = answer?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refusal(url, response).await) }
-    }
-}
-
-/// Waits for the next part of an answer, at most for `silence`; `None` at its end.
-pub(crate) async fn next_part(
-    response: &mut Response,
-    url: &str,
-    silence: Duration,
-) -> Result<Option<Bytes>, UpstreamError> {
-    match tokio::time::timeout(silence, response.chunk()).await {
-        Err(_) => Err(UpstreamError::Silent { url: url.to_owned(), after: silence }),
-        Ok(part) => part.map_err(|cause| UpstreamError::Unreachable { url: url.to_owned(), cause }),
-    }
-}
-
-/// Reads a JSON body of at most 64 MiB; an empty one is `null`.
-async fn read_json<T: DeserializeOwned>(url: &str, mut response: Response) -> Result<T, UpstreamError> {
-    let unreachable = |cause| UpstreamError::Unreachable { url: url.to_owned(), cause };
-    let unexpected = |reason: String| UpstreamError::Unexpected { url: url.to_owned(), reason };
-    let mut body = Vec::new();
-    while let Some(part) = response.chunk().await.map_err(unreachable)? {
-        if body.len() + part.len() > MOST_JSON {
-            return Err(unexpected("more than 64 MiB".to_owned()));
-        }
-        body.extend_from_slice(&part);
-    }
-    let text = if body.is_empty() { b"null".as_slice() } else { &body };
-    serde_json::from_slice(text).map_err(|error| unexpected(without_value(&error.to_string())))
 }

@@ -14,7 +14,7 @@ use reqwest::{
 use crate::{
     api::{SecretText, SessionAnswer, SessionRequest},
     sign::sign_session,
-    upstream::{bearer::HostProof, servers::Upstream},
+    upstream::{bearer::HostProof, server::Upstream},
 };
 
 /// 5 s for each of the two questions that open a session.
@@ -34,7 +34,7 @@ impl Upstream {
     /// Sends a request. Where the server then asks who this is, opens a session, and sends it once
     /// more; a session that the server refuses is the answer.
     pub(crate) async fn send_proven(&self, request: RequestBuilder) -> Result<Response, Error> {
-        let Some(proof) = self.credentials.host().filter(|proof| proof.identity.recipient().signs()) else {
+        let Some(proof) = self.proof() else {
             return request.send().await;
         };
         let (again, before) = (request.try_clone(), self.session.bearer());

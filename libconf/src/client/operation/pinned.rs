@@ -84,7 +84,8 @@ impl Operation {
     /// Waits until the pinned version is on this host, and returns the sequence of its snapshot:
     /// this datacenter's newest not above [`Operation::sequence`].
     ///
-    /// - Errors: [`Error::NotHere`] when the deadline passed; [`Error::NoneSoOld`].
+    /// - Errors: [`Error::NotHere`] when the deadline passed; [`Error::NoneSoOld`];
+    ///   [`Error::Replaced`].
     /// - Cancel: dropping the future loses nothing.
     pub async fn ready(&self) -> Result<Sequence, Error> {
         Ok(self.snapshot().await?.sequence)

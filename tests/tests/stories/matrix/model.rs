@@ -198,6 +198,8 @@ fn master_lets(verb: &str, about: About, proof: Proof) -> bool {
 fn slave_lets(verb: &str, about: About, proof: Proof) -> bool {
     match (verb, about) {
         ("read", About::Cache) => true,
+        // It does not know who is an administrator.
+        ("read", About::Readers(_)) => !matches!(proof, Proof::Host(..) | Proof::Joined(..)),
         // It is told who reads, and which tokens are of hosts and of conf-slaves.
         ("report", About::Host(_, host)) => match proof {
             Proof::Slave(_) => true,

@@ -34,6 +34,8 @@ pub(crate) enum Form {
     Push,
     /// By a pack.
     Fetch,
+    /// Who may do it is told that there is nothing to be done.
+    Vain,
 }
 
 /// A request.
@@ -163,7 +165,15 @@ impl Operation {
             "GET /api/v1/principal" | "GET /api/v1/openapi.json" | "GET /api/v1/keys" => {
                 one(About::Oneself, &self.path)
             }
-            "GET /api/v1/datacenters" | "GET /api/v1/tokens" | "GET /metrics" => all(&self.path),
+            "GET /api/v1/datacenters" | "GET /api/v1/tokens" | "GET /api/v1/standby" | "GET /metrics" => {
+                all(&self.path)
+            }
+            // One that has nothing is told at once.
+            "POST /api/v1/standby" => {
+                with(all(&self.path), &json!({"name": "another", "ledger": "0".repeat(40), "sequence": 0}))
+            }
+            // Nobody leads in the place of this one.
+            "POST /api/v1/succession" => with(all(&self.path), &json!({"statements": []})),
             "GET /conf.git/info/refs" => vec![
                 self.ask(About::Repository, "/conf.git/info/refs?service=git-upload-pack").in_version_2(),
                 // The first request of a push.
@@ -189,6 +199,11 @@ impl Operation {
             "POST /api/v1/policy/test" => with(all(&self.path), &json!({"policy": policy()})),
             "POST /api/v1/tokens" => with(all(&self.path), &json!({"name": "another"})),
             "DELETE /api/v1/tokens/{id}" => all(&self.path.replace("{id}", &scene.unused[0])),
+            "POST /api/v1/tokens/{id}/resume" => {
+                // A restore alone suspends tokens, and this one is good.
+                let resume = |ask| Ask { form: Form::Vain, ..ask };
+                all(&self.path.replace("{id}", &scene.unused[1])).into_iter().map(resume).collect()
+            }
             "POST /api/v1/tokens/{id}/rotate" => with(all(&self.path.replace("{id}", &scene.unused[1])), &json!({})),
             "GET /api/v1/datacenters/{id}/{version}"
             | "GET /api/v1/datacenters/{id}/{version}/freshness"
@@ -251,6 +266,7 @@ impl Operation {
             | "GET /api/v1/openapi.json"
             | "GET /metrics"
             | "GET /v1/status/leader" => vec![one(&self.path)],
+            "GET /api/v1/access" => vec![self.ask(About::Readers(own), &self.path)],
             "GET /conf.git/info/refs" => vec![
                 one("/conf.git/info/refs?service=git-upload-pack"),
                 one("/conf.git/info/refs?service=git-receive-pack").needing("push"),

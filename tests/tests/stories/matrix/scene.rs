@@ -247,6 +247,7 @@ fn outcome(form: Form, status: u16, said: &str) -> Outcome {
         200 if form == Form::Push && !said.contains("ok refs/") => Outcome::Other(said.to_owned()),
         200 if form == Form::Fetch && said.contains("not our ref") => Outcome::Denied,
         200 if form == Form::Fetch && !said.contains("PACK") => Outcome::Other(said.to_owned()),
+        422 if form == Form::Vain => Outcome::Allowed,
         200..=299 => Outcome::Allowed,
         _ => Outcome::Other(format!("{status} {said}")),
     }

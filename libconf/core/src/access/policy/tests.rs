@@ -159,15 +159,9 @@ fn a_policy_needs_an_administrator_who_has_a_token() {
     let mut tokens = AccessTable::default();
     assert!(policy.has_administrator(&tokens, 100), "nobody has a token");
     let token = |name: &str, groups: &[&str], scope: Scope, expires: Option<i64>| TokenEntry {
-        hash: Token::generate().hash(),
-        name: name.parse().unwrap(),
         groups: groups.iter().map(|group| group.parse().unwrap()).collect(),
-        scope,
-        created: 0,
-        by: "test".to_owned(),
         expires,
-        revoked: None,
-        key: None,
+        ..TokenEntry::new(Token::generate().hash(), name.parse().unwrap(), scope, (0, "test".to_owned()))
     };
     tokens.put(token("bob", &[], Scope::Policy, Some(100)), 50).unwrap();
     assert!(policy.has_administrator(&tokens, 50));

@@ -1,5 +1,9 @@
 //! The JSON that the tiers exchange over HTTP. Readers ignore members that they do not know.
 
+mod statements;
+
+pub use crate::api::statements::{KeyStatement, KeysEvent};
+
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
@@ -182,41 +186,6 @@ pub struct SessionAnswer {
     /// For how many seconds that is good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lives: Option<u32>,
-}
-
-/// conf-master's word that another key signs from a change on, or that keys count for nothing new.
-/// See [`sign_statement`](crate::sign::sign_statement).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyStatement {
-    /// Its place among the statements; the first is 1.
-    pub number: u32,
-    /// The change that made it. The new key signs that one and those after it.
-    pub from: Sequence,
-    /// When it was signed, in seconds since 1970.
-    pub time: i64,
-    /// The SHA-256 of the statement before it, in hexadecimal digits; `-` in the first one.
-    pub previous: String,
-    /// The fingerprint of the key that signed before, `SHA256:…`.
-    pub old: String,
-    /// The key that signs from now on, `ssh-ed25519 AAAA…`. In a statement that only revokes, it is
-    /// the old one.
-    pub new: String,
-    /// The fingerprints of keys that count for nothing new.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub revokes: Vec<String>,
-    /// The SSH signature by the old key, in the namespace `conf-key-old`.
-    pub by_old: String,
-    /// The SSH signature by the new key, in the namespace `conf-key-new`.
-    pub by_new: String,
-}
-
-/// Answer to `GET /api/v1/keys` of conf-master and of conf-slave, and event `keys` on both
-/// `GET /api/v1/events`: all statements about conf-master's keys. Tiers of earlier versions ignore
-/// the event.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeysEvent {
-    /// The statements, in order.
-    pub statements: Vec<KeyStatement>,
 }
 
 /// Answer to `POST /api/v1/reports` of conf-slave.
