@@ -33,8 +33,8 @@ pub struct WatchIndex {
     last: Option<Entry>,
     /// Answers in a row that came before their time and changed nothing.
     early: u32,
-    /// True if the last answer came when its time was up.
-    is_due: bool,
+    /// When an address that is silent is asked beside a wait, while there is one.
+    ask_silent: Option<Instant>,
     /// The earliest time of the next question.
     floor: Option<Instant>,
 }
@@ -44,6 +44,15 @@ impl WatchIndex {
     /// act on, and after a suspicion that the server is silent.
     pub fn forget(&mut self) {
         self.index = None;
+    }
+
+    /// Tells whether it is time to ask an address that is silent, whatever the others answer: each
+    /// [`WHILE_SILENT`].
+    fn is_due(&mut self, is_silent: bool, now: Instant) -> bool {
+        let due = self.ask_silent.filter(|_| is_silent);
+        let is_due = due.is_some_and(|due| due <= now);
+        self.ask_silent = is_silent.then(|| due.filter(|_| !is_due).unwrap_or(now + WHILE_SILENT));
+        is_due
     }
 
     /// Notes an answer that is acted on, and sets the earliest time of the next question.
@@ -81,7 +90,8 @@ impl Consul {
         if let Some(floor) = seen.floor {
             sleep_until(floor).await;
         }
-        let wait = if self.silent().is_empty() { wait } else { wait.min(WHILE_SILENT) };
+        let is_silent = !self.silent().is_empty();
+        let wait = if is_silent { wait.min(WHILE_SILENT) } else { wait };
         // Taken out, so that an error leaves nothing behind.
         let before = seen.index.take();
         let asked = Instant::now();
@@ -91,7 +101,7 @@ impl Consul {
                 let deadline = wait + wait / 16 + READ;
                 let answer = self.ask_one(at, Connection::Pooled, Method::GET, &path, None, deadline);
                 let mut answer = std::pin::pin!(answer);
-                let is_due = std::mem::take(&mut seen.is_due);
+                let is_due = seen.is_due(is_silent, asked);
                 tokio::select! {
                     answer = &mut answer => answer.ok(),
                     is_back = self.ask_a_silent_one(key), if is_due => {
@@ -115,7 +125,6 @@ impl Consul {
         seen.index = (!went_back).then_some((answer.at, answer.index));
         let is_early = asked.elapsed() < wait / 2;
         seen.note(entry.as_ref(), is_early, Instant::now());
-        seen.is_due = !is_early;
         Ok(entry)
     }
 }
@@ -163,6 +172,18 @@ mod tests {
         assert_eq!(pause(&seen), Some(MOST_FLOOR_ABSENT));
     }
 
+    #[test]
+    fn a_silent_address_is_asked_now_and_then_also_where_changes_come_all_the_time() {
+        let (start, mut seen) = (Instant::now(), WatchIndex::default());
+        let asked = |seen: &mut WatchIndex, seconds: std::ops::Range<u64>, is_silent: bool| {
+            let due = seconds.filter(|after| seen.is_due(is_silent, start + Duration::from_secs(*after)));
+            due.collect::<Vec<u64>>()
+        };
+        assert_eq!(asked(&mut seen, 0..100, true), [30, 60, 90]);
+        assert_eq!(asked(&mut seen, 100..200, false), [0; 0]);
+        assert_eq!(asked(&mut seen, 200..240, true), [230]);
+    }
+
     /// Takes requests for `key`, and answers with the index 7 while `wait` says nothing else.
     async fn serve(mut client: TcpStream, asked: mpsc::UnboundedSender<String>, change: Arc<Notify>) {
         let mut bytes = vec![0; 4096];
@@ -200,8 +221,8 @@ mod tests {
         let first = consul.watch("key", &mut seen, wait).await.unwrap().unwrap();
         assert_eq!((first.value.as_slice(), consul.silent().as_slice()), (b"1".as_slice(), &urls[..1]));
         assert!(!seen_requests.recv().await.unwrap().contains("wait="));
-        // As if a wait had been over without a change.
-        seen.is_due = true;
+        // As if its time were up.
+        seen.ask_silent = Some(Instant::now());
         while silent.accept().now_or_never().is_some() {}
         let beside = async {
             // The silent one is asked, and the well one waits meanwhile.
@@ -217,7 +238,7 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
         assert_eq!(consul.silent(), urls[..1], "it is still silent");
 
-        seen.is_due = true;
+        seen.ask_silent = Some(Instant::now());
         while silent.accept().now_or_never().is_some() {}
         let back = async {
             let (client, _) = silent.accept().await.unwrap();
