@@ -128,17 +128,14 @@ impl fmt::Display for Delivery {
                 write!(f, ", and more hosts may report for {seconds} s, because conf-master has just started")?;
             }
             writeln!(f)?;
-            for ShownReport { report: late, .. } in &one.late {
+            for ShownReport { report: late, other_history, .. } in &one.late {
                 let about = late.failures.iter().find(|failure| failure.is_about(one.sequence));
                 let error = about.map(|failure| &failure.error).or(late.error.as_ref());
                 let state = match (late.state, error) {
                     // A host's own words stay on its line.
                     (_, Some(error)) => format!(": {}", error.lines().collect::<Vec<_>>().join(" ")),
+                    _ if *other_history => " of another history: conf-master knows no such snapshot".to_owned(),
                     (HostState::Updating, None) => " and works on a newer one".to_owned(),
-                    // A report of this change or a later one that is late is of another history.
-                    _ if late.sequence >= one.sequence => {
-                        " of another history: conf-master knows no such snapshot".to_owned()
-                    }
                     _ => String::new(),
                 };
                 writeln!(f, "  {} is at #{}{state}", late.host, late.sequence)?;
@@ -274,7 +271,10 @@ impl DatacenterDelivery {
             }
         }
         let report = |one: &&Arc<ReceivedReport>| ShownReport::new(one, None);
-        delivery.late = cut(&late, shown, &mut delivery.more, report);
+        delivery.late = cut(&late, shown, &mut delivery.more, |one| ShownReport {
+            other_history: target.is_of_other_history(&one.report, chain),
+            ..report(one)
+        });
         delivery.unproven =
             cut(&unproven, shown, &mut delivery.more, |(one, proof)| ShownReport::new(one, Some(*proof)));
         delivery.silent = cut(&silent, shown, &mut delivery.more, |host| (*host).clone());
@@ -293,10 +293,25 @@ fn cut<T, U>(list: &[T], shown: usize, more: &mut usize, show: impl Fn(&T) -> U)
     list.iter().take(shown).map(show).collect()
 }
 
+/// How many changes below the one asked for a host may be to be told from one of another history.
+/// Their snapshots are read once, 10 µs each.
+const LOOKED_BACK: u64 = 10_000;
+
 impl DeliveryTarget {
-    /// Lists the changes whose snapshots decide which hosts run it.
+    /// Lists the changes whose snapshots decide which hosts run it, and which are of another history.
     pub(crate) fn asks(&self, reports: &[Arc<ReceivedReport>]) -> BTreeSet<Sequence> {
-        reports.iter().map(|one| one.report.sequence).filter(|sequence| *sequence >= self.sequence).collect()
+        reports.iter().map(|one| one.report.sequence).filter(|sequence| self.is_near(*sequence)).collect()
+    }
+
+    fn is_near(&self, sequence: Sequence) -> bool {
+        sequence >= self.sequence || self.sequence.0 - sequence.0 <= LOOKED_BACK
+    }
+
+    /// Tells whether a host exports a snapshot that this history does not have, as after a backup was
+    /// put in the place of a server.
+    fn is_of_other_history(&self, report: &HostReport, chain: &Chain) -> bool {
+        let ours = chain.get(&report.sequence);
+        self.is_near(report.sequence) && report.commit.is_some_and(|commit| ours != Some(&commit))
     }
 
     /// Tells whether a host runs the snapshot: it exports this one or a later one of the same

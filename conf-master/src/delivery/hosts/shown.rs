@@ -23,6 +23,9 @@ pub(crate) struct ShownReport {
     /// Why it does not count, when it is not proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unproven: Option<String>,
+    /// It names a snapshot that conf-master's history does not have at that change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) other_history: bool,
 }
 
 /// [`Proof`] in one word.
@@ -46,7 +49,8 @@ impl ShownReport {
             Some(Proof::Word) => (Some(ShownProof::Word), None),
             Some(Proof::None(why)) => (Some(ShownProof::None), Some(why.to_string())),
         };
-        ShownReport { report: HostReport { signature: None, ..received.report.clone() }, proof, unproven }
+        let report = HostReport { signature: None, ..received.report.clone() };
+        ShownReport { report, proof, unproven, other_history: false }
     }
 }
 
