@@ -19,6 +19,7 @@ mod descriptors;
 mod delivery;
 mod disk;
 mod events;
+mod failover;
 mod foreign_git;
 mod found;
 mod freshness;

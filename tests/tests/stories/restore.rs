@@ -10,12 +10,9 @@ use serde_json::Value;
 use tests::git::git;
 use tests::program::{command, run, text};
 use tests::site::DATACENTER;
-use tests::{Plan, Site, eventually, own_address, page};
+use tests::{Plan, Site, eventually};
 
 use crate::sessions::identity;
-
-const README: &str = include_str!("../../../README.md");
-const PAGE: &str = include_str!("../../../docs/failover.md");
 
 /// A site, and the place and the key of its copy.
 struct Room {
@@ -318,41 +315,4 @@ fn a_restore_says_what_it_needs_and_can_be_begun_again() {
     assert_eq!(room.round(), "1\n");
     let log = room.master(&["log", DATACENTER]);
     assert!(log.status.success(), "{}", text(&log));
-}
-
-/// Types the README's five minutes, as `change` has them, then the blocks of two parts of the page, between which the machine of
-/// conf-master is lost, and `then`.
-fn type_page(change: (&str, &str), [first, second]: [&str; 2], (lost, then): (&str, &str), logs: &[&str]) {
-    let folder = tempfile::Builder::new().prefix("conf-failover-").tempdir().expect("a folder can be made");
-    let address = own_address(7400).ip().to_string();
-    let reader = page::Reader { folder: folder.path(), address, seconds: 400, path: Vec::new() };
-    let mut before = page::fenced(README, "## Five minutes", "sh");
-    let stop = before.pop().expect("the block that stops everything");
-    let before = before.concat().replace(change.0, change.1);
-    let of = |heading: &str, language: &str| page::fenced(PAGE, heading, language).concat();
-    // conf-master was started first.
-    let kill = "kill -9 $(jobs -p | head -n 1)\n";
-    let script = [&before, &of(first, "sh"), kill, lost, &of(second, "sh"), then, &stop].concat();
-    reader.paste(&script, &[of(first, "text"), of(second, "text")].concat(), logs);
-}
-
-#[test]
-fn the_page_from_a_copy_to_a_server_that_is_followed() {
-    let parts = ["## Make copies before", "## conf-master is lost for good"];
-    let lost = "mkdir lost\nmv central.git.token admin.token\nmv central.git* lost/\n";
-    type_page(
-        ("five minutes", "five minutes"),
-        parts,
-        (lost, ""),
-        &["master.log", "restored.log", "slave.log", "local.log"],
-    );
-}
-
-#[test]
-fn the_page_from_a_standby_to_a_leader_that_is_followed() {
-    // Conf-slaves know both addresses, as the page says.
-    let both = ("--listen 127.0.0.1:7401", "--central http://127.0.0.1:7500 --listen 127.0.0.1:7401");
-    let parts = ["## Have a standby before", "## The standby takes over"];
-    let follows = "CONF_MASTER_URL=http://127.0.0.1:7500 conf-master wait lab/v1 --timeout 120\n";
-    type_page(both, parts, ("", follows), &["master.log", "standby.log", "slave.log", "local.log"]);
 }
