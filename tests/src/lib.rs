@@ -26,6 +26,8 @@ pub mod usage;
 pub mod cgi;
 /// A network of a test's own, with machines. Relies on `program`.
 pub mod network;
+/// A disk that fails. Relies on `program` and `wait`.
+pub mod disk;
 /// An engineer who pushes. Relies on `program`.
 pub mod git;
 /// A proxy between two programs that counts, holds back and cuts. Relies on `address`.
@@ -55,6 +57,7 @@ pub use self::{
     address::own_address,
     authority::{Authority, Pair},
     consul::Consul,
+    disk::Disk,
     docker::{Docker, System},
     forwarder::Forwarder,
     git::{Outcome, Work},

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -62,6 +62,29 @@ impl Network {
             self.iptables(&[["-A", "INPUT", "-p", "tcp"].as_slice(), &ends, &["-j", "DROP"]].concat());
         }
         dropped.len()
+    }
+
+    /// Drops every packet to these addresses and from them, also of new connections, until
+    /// [`Network::mend`].
+    pub fn drop_all(&self, addresses: &[IpAddr]) {
+        for address in addresses {
+            for way in ["-s", "-d"] {
+                self.iptables(&["-A", "INPUT", way, &address.to_string(), "-j", "DROP"]);
+            }
+        }
+    }
+
+    /// Drops what comes to some ports of an address, over TCP and UDP, until [`Network::mend`].
+    pub fn drop_ports(&self, address: IpAddr, ports: &str) {
+        for protocol in ["tcp", "udp"] {
+            let to = ["-p", protocol, "-d", &address.to_string(), "--dport", ports, "-j", "DROP"];
+            self.iptables(&[["-A", "INPUT"].as_slice(), &to].concat());
+        }
+    }
+
+    /// Lets everything through again.
+    pub fn mend(&self) {
+        self.iptables(&["-F", "INPUT"]);
     }
 
     /// Adds a machine to this network, with a shell in its home folder.

@@ -120,6 +120,17 @@ impl Daemon {
         &mut self.arguments
     }
 
+    /// Replaces every use of a flag in the arguments of the next start by one for each of these
+    /// values.
+    pub fn set_flag<A: Into<OsString>>(&mut self, flag: &str, values: impl IntoIterator<Item = A>) {
+        while let Some(at) = self.arguments.iter().position(|argument| argument == flag) {
+            self.arguments.drain(at..at + 2);
+        }
+        for value in values {
+            self.arguments.extend([flag.into(), value.into()]);
+        }
+    }
+
     /// Sets an environment variable for the next start.
     pub fn environment(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.into(), value.into()));

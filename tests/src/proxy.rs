@@ -39,6 +39,8 @@ struct State {
     hold_answer_after: Option<u64>,
     /// The bytes of answers that pass in a second.
     rate: Option<u32>,
+    /// Each piece of an answer comes with a wrong bit.
+    garbles: bool,
     accepted: Option<Vec<String>>,
     /// True while an answer is held.
     held: bool,
@@ -112,6 +114,8 @@ impl Proxy {
         state.held = false;
         state.hold_after = None;
         state.hold_answer_after = None;
+        state.rate = None;
+        state.garbles = false;
         self.shared.changed.notify_all();
     }
 
@@ -126,7 +130,12 @@ impl Proxy {
         self.state().hold_answer_after = Some(bytes);
     }
 
-    /// Passes only so many bytes of answers in a second.
+    /// Has a wrong bit in each piece of an answer that passes, until [`Proxy::mend`].
+    pub fn garble(&self) {
+        self.state().garbles = true;
+    }
+
+    /// Passes only so many bytes of answers in a second, until [`Proxy::mend`].
     pub fn slow(&self, rate: u32) {
         self.state().rate = Some(rate);
     }
@@ -211,8 +220,12 @@ fn serve(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
                         }
                     }
                 }
-                let rate = state.rate;
+                let (rate, garbles) = (state.rate, state.garbles);
                 drop(state);
+                if garbles && !bytes.is_empty() {
+                    let at = rand::random_range(0..bytes.len());
+                    bytes[at] ^= 1 << rand::random_range(0..8);
+                }
                 if let Some(rate) = rate {
                     let share = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                     thread::sleep(Duration::from_secs_f64(f64::from(share) / f64::from(rate)));
@@ -302,14 +315,14 @@ fn hold(shared: &Shared, bytes: u64) {
     }
 }
 
-fn copy(from: &mut TcpStream, to: &mut TcpStream, mut pass: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+fn copy(from: &mut TcpStream, to: &mut TcpStream, mut pass: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = from.read(&mut buffer)?;
         if length == 0 {
             return Ok(());
         }
-        pass(&buffer[..length])?;
+        pass(&mut buffer[..length])?;
         to.write_all(&buffer[..length])?;
     }
 }

@@ -8,6 +8,8 @@ pub enum Pointers {
     Consul,
     /// A real Consul server that writes to disk, as in production.
     DurableConsul,
+    /// A real cluster of three Consul servers, which write to disk.
+    ThreeConsuls,
     /// A real Consul server that requires tokens.
     DenyingConsul,
     /// The stand-in within the first conf-slave.

@@ -36,10 +36,10 @@ pub struct Site {
     pub slaves: Vec<Slave>,
     /// The central server.
     pub master: Master,
-    /// The Consul server, unless a cache stands in for it.
-    pub consul: Option<Consul>,
-    /// The proxy between every program and Consul.
-    pub to_consul: Option<Proxy>,
+    /// The Consul servers; none where a cache stands in for them.
+    pub consuls: Vec<Consul>,
+    /// The proxy between every program and each Consul server.
+    pub to_consul: Vec<Proxy>,
     /// The engineer's repository.
     pub work: Work,
     /// The folder of all programs; the last to be removed.
@@ -89,9 +89,14 @@ impl Site {
         });
     }
 
-    /// Returns the Consul server.
+    /// Returns the Consul server, or the first of them.
     pub fn consul(&self) -> &Consul {
-        self.consul.as_ref().expect("this site has a Consul server")
+        self.consuls.first().expect("this site has a Consul server")
+    }
+
+    /// Returns the Consul server, or the first of them, to end it and start it again.
+    pub fn consul_mut(&mut self) -> &mut Consul {
+        self.consuls.first_mut().expect("this site has a Consul server")
     }
 
     /// Pushes one file of a component's branch `master`, and returns the sequence.
@@ -147,17 +152,19 @@ impl Site {
         self.slaves.iter().filter(move |slave| slave.datacenter == datacenter)
     }
 
-    fn consul_url(&self, datacenter: &str) -> String {
-        match (&self.to_consul, &self.consul) {
-            (Some(proxy), _) if datacenter == DATACENTER => proxy.url(),
-            (None, Some(consul)) if datacenter == DATACENTER => consul.url(),
-            _ => self.slaves_of(datacenter).next().map_or_else(|| "embedded".to_owned(), |first| first.url.clone()),
+    /// Returns the URLs of Consul for a program of a datacenter.
+    pub fn consul_urls(&self, datacenter: &str) -> Vec<String> {
+        if datacenter != DATACENTER || self.consuls.is_empty() {
+            let first = self.slaves_of(datacenter).next();
+            return vec![first.map_or_else(|| "embedded".to_owned(), |first| first.url.clone())];
         }
+        let proxies: Vec<String> = self.to_consul.iter().map(Proxy::url).collect();
+        if proxies.is_empty() { self.consuls.iter().map(Consul::url).collect() } else { proxies }
     }
 
     /// Gives a daemon what a Consul over TLS asks for.
     fn show_to_consul(&self, daemon: &mut Daemon, name: &str) {
-        if let (Some(authority), Some(_)) = (&self.master.authority, &self.consul) {
+        if let (Some(authority), false) = (&self.master.authority, self.consuls.is_empty()) {
             let pair = authority.pair(&format!("{name}-for-consul"), "", 30);
             daemon.environment("CONSUL_CLIENT_CERT", pair.certificate);
             daemon.environment("CONSUL_CLIENT_KEY", pair.key);
@@ -193,7 +200,7 @@ impl Site {
         arguments.extend(flag("--central", central));
         arguments.extend(flag("--listen", address.to_string()));
         arguments.extend(flag("--state", folder.join("state")));
-        arguments.extend(flag("--consul", self.consul_url(datacenter)));
+        arguments.extend(self.consul_urls(datacenter).into_iter().flat_map(|url| flag("--consul", url)));
         arguments.extend(flag("--trusted-key", self.given_key()));
         let authority = self.master.authority.clone();
         if let Some(authority) = &authority {
@@ -235,7 +242,7 @@ impl Site {
         arguments.extend(self.slaves_of(datacenter).flat_map(|slave| flag("--surrogate", slave.public_url())));
         arguments.extend(flag("--central", self.master.public_url()));
         if !self.plan.hosts_without_consul {
-            arguments.extend(flag("--consul", self.consul_url(datacenter)));
+            arguments.extend(self.consul_urls(datacenter).into_iter().flat_map(|url| flag("--consul", url)));
         }
         arguments.extend(flag("--state", &state));
         arguments.extend(flag("--socket", &socket));
@@ -292,16 +299,18 @@ impl Plan {
         stalled_since(Instant::now());
         let folder = tempfile::Builder::new().prefix("conf-").tempdir().expect("a temporary folder can be made");
         let authority = self.tls.then(|| Authority::new(&folder.path().join("tls"), "ca"));
-        let consul = match self.pointers {
+        let consuls = match self.pointers {
             Pointers::Consul if authority.is_some() => {
-                authority.as_ref().map(|authority| Consul::start_over_tls(folder.path(), authority))
+                authority.iter().map(|authority| Consul::start_over_tls(folder.path(), authority)).collect()
             }
-            Pointers::Consul => Some(Consul::start(folder.path())),
-            Pointers::DurableConsul => Some(Consul::start_durable(folder.path())),
-            Pointers::DenyingConsul => Some(Consul::start_denying(folder.path())),
-            Pointers::Embedded => None,
+            Pointers::Consul => vec![Consul::start(folder.path())],
+            Pointers::DurableConsul => vec![Consul::start_durable(folder.path())],
+            Pointers::DenyingConsul => vec![Consul::start_denying(folder.path())],
+            Pointers::ThreeConsuls => Consul::start_three(folder.path()).into(),
+            Pointers::Embedded => Vec::new(),
         };
-        let to_consul = consul.as_ref().filter(|_| self.proxied).map(|consul| Proxy::start(consul.address()));
+        let proxied = consuls.iter().filter(|_| self.proxied);
+        let to_consul = proxied.map(|consul| Proxy::start(consul.address())).collect();
         let mut master = Master::init(folder.path());
         if let Some(authority) = &authority {
             assert!(!self.proxied, "a proxy reads what passes through it");
@@ -319,7 +328,7 @@ impl Plan {
         if self.tokens {
             master.show_token(&work, &master.token_file());
         }
-        Site { hosts: Vec::new(), slaves: Vec::new(), master, consul, to_consul, work, folder, plan: self }
+        Site { hosts: Vec::new(), slaves: Vec::new(), master, consuls, to_consul, work, folder, plan: self }
     }
 }
 

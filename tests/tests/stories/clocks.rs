@@ -17,7 +17,7 @@ use tests::{
 use crate::freshness::{self, LATER, wait_stale};
 
 /// Builds the library that gives a process another time.
-fn library(folder: &Path) -> PathBuf {
+pub(crate) fn library(folder: &Path) -> PathBuf {
     let (source, built) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("src/clock.c"), folder.join("clock.so"));
     let mut compiler = command("cc", folder);
     compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(source).arg("-ldl");
@@ -27,7 +27,7 @@ fn library(folder: &Path) -> PathBuf {
 }
 
 /// Gives a daemon a clock of its own from its next start on, and returns the file that moves it.
-fn own_clock(library: &Path, daemon: &mut Daemon, file: PathBuf) -> PathBuf {
+pub(crate) fn own_clock(library: &Path, daemon: &mut Daemon, file: PathBuf) -> PathBuf {
     fs::write(&file, "0").expect("it can be written");
     daemon.environment("LD_PRELOAD", library);
     daemon.environment("CLOCK_SHIFT", &file);

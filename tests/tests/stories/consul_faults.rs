@@ -49,8 +49,8 @@ fn consul_started_again_empty_is_filled_again_and_hosts_notice_nothing() {
     site.host().watch(&["services/web"], reader.pid());
     wait_right(&site);
     for round in 1..=3 {
-        site.consul.as_mut().expect("a real one").kill9();
-        site.consul.as_mut().expect("a real one").start_again();
+        site.consul_mut().kill9();
+        site.consul_mut().start_again();
         wait_right(&site);
         let content = format!("{round}\n");
         let change = site.work.change().file("services/web/master", "round", &content);
@@ -145,7 +145,7 @@ fn while_consul_is_away_everyone_says_so_and_changes_arrive() {
     let poller = Poller::start(&site.host().export(), &FILES);
     let reader = Reader::start(&site.host().export());
     site.host().watch(&["services/web"], reader.pid());
-    site.to_consul.as_ref().expect("a proxy").cut();
+    site.to_consul[0].cut();
     let status =
         site.host().wait_status("say that Consul is away", |status| status["problems"].to_string().contains("onsul"));
     assert_eq!(status["sequence"], site.host().sequence());
@@ -161,7 +161,7 @@ fn while_consul_is_away_everyone_says_so_and_changes_arrive() {
     // A host that starts again meanwhile has its files too.
     site.hosts[0].daemon.kill9_and_restart();
     assert_eq!(site.host().file(FILES[0]), "0\nmore\n");
-    site.to_consul.as_ref().expect("a proxy").mend();
+    site.to_consul[0].mend();
     site.host().wait_status("be well again", |status| status["problems"].as_array().is_some_and(Vec::is_empty));
     let seen = poller.stop();
     assert_eq!((seen.backwards, seen.failures.len()), (0, 0));

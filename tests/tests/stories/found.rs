@@ -58,14 +58,14 @@ fn a_conf_slave_enters_consuls_catalog_and_leaves_it() {
     wait_entries(&site, "Consul to notice that it goes on", &[(address.clone(), true)]);
 
     // This Consul forgets everything.
-    site.consul.as_mut().expect("there is one").kill9();
+    site.consul_mut().kill9();
     eventually("the problem to be shown", || {
         let status = site.slave().status()?;
         let problems = status["problems"].to_string();
         if problems.contains("registration: ") { Ok(()) } else { Err(problems) }
     });
     assert_eq!(site.slave().http().get("/readyz").expect("it answers").status, 200, "it stops nothing");
-    site.consul.as_mut().expect("there is one").start_again();
+    site.consul_mut().start_again();
     wait_entries(&site, "the conf-slave to be in the catalog again", &[(address, true)]);
     eventually("the problem to end", || {
         let problems = site.slave().status()?["problems"].to_string();
@@ -126,7 +126,7 @@ fn hosts_find_conf_slaves_in_consul_and_keep_them_without_it() {
 
     // One dies, and Consul with it: the other one goes on.
     site.slaves[0].daemon.kill9();
-    site.consul.as_mut().expect("there is one").kill9();
+    site.consul_mut().kill9();
     site.push_and_wait("services/web", "round", "without Consul\n");
     // What was found outlives a restart.
     site.hosts[0].daemon.kill9_and_restart();
@@ -136,7 +136,7 @@ fn hosts_find_conf_slaves_in_consul_and_keep_them_without_it() {
     });
 
     // It comes back with nothing in it, and another conf-slave in place of the dead one.
-    site.consul.as_mut().expect("there is one").start_again();
+    site.consul_mut().start_again();
     site.slaves.remove(0);
     let mut slave = site.make_slave(3);
     slave.daemon.start();

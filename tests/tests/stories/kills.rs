@@ -136,7 +136,7 @@ fn a_host_starts_with_nothing_reachable_and_serves_what_it_had() {
     site.hosts[0].daemon.stop();
     site.master.daemon.kill9();
     site.slaves[0].daemon.kill9();
-    site.consul.as_mut().expect("a real one").kill9();
+    site.consul_mut().kill9();
     site.hosts[0].daemon.start();
     site.host().wait_status("serve what it had", |status| status["sequence"] == sequence);
     assert_eq!(site.host().file("services/web/latest/round"), "1\n");

@@ -47,23 +47,8 @@ fn problems(status: &Value) -> String {
     status["problems"].to_string()
 }
 
-/// Replaces the value of a flag, or adds it.
-fn set_flag(daemon: &mut tests::Daemon, flag: &str, value: &str) {
-    let arguments = daemon.arguments();
-    match arguments.iter().position(|argument| argument == flag) {
-        Some(at) => arguments[at + 1] = value.into(),
-        None => arguments.extend([flag.into(), value.into()]),
-    }
-}
-
-/// Removes every use of a flag with its value.
-fn remove_flag(daemon: &mut tests::Daemon, flag: &str) {
-    let arguments = daemon.arguments();
-    while let Some(at) = arguments.iter().position(|argument| argument == flag) {
-        arguments.drain(at..at + 2);
-    }
-}
-
+/// No value of a flag.
+const NONE: [&str; 0] = [];
 const SECONDS_5: Duration = Duration::from_secs(5);
 /// What a change may take on a busy machine where nothing is silent.
 const BUSY: Duration = Duration::from_secs(3);
@@ -90,7 +75,7 @@ fn a_silent_way_from_a_host_to_consul_costs_seconds() {
     let mut site = Plan { hosts: 0, ..Plan::default() }.start();
     let mut host = site.make_host(1);
     // It hears of changes from Consul alone.
-    remove_flag(&mut host.daemon, "--surrogate");
+    host.daemon.set_flag("--surrogate", NONE);
     host.daemon.start();
     site.hosts.push(host);
     site.wait_applied(site.master.sequence());
@@ -110,20 +95,13 @@ fn one_hung_server_of_three_of_consul_costs_seconds() {
     // The one that will hang is the first.
     let others = three.iter().map(Consul::url).filter(|url| *url != follower.url());
     let urls: Vec<String> = std::iter::once(follower.url()).chain(others).collect();
-    let name_all = |daemon: &mut tests::Daemon| {
-        remove_flag(daemon, "--consul");
-        for url in &urls {
-            daemon.argument("--consul");
-            daemon.argument(url);
-        }
-    };
     let mut slave = site.make_slave(1);
-    name_all(&mut slave.daemon);
+    slave.daemon.set_flag("--consul", &urls);
     slave.daemon.start();
     site.slaves.push(slave);
     let mut host = site.make_host(1);
-    name_all(&mut host.daemon);
-    remove_flag(&mut host.daemon, "--surrogate");
+    host.daemon.set_flag("--consul", &urls);
+    host.daemon.set_flag("--surrogate", NONE);
     host.daemon.start();
     site.hosts.push(host);
     site.wait_applied(site.master.sequence());
@@ -194,7 +172,7 @@ fn hosts_without_any_consul_get_every_change_and_say_from_where() {
     let from = status["pointer_from"].as_str().expect("a source").to_owned();
     assert!(site.slaves.iter().any(|slave| from.starts_with(&slave.url)), "{from}");
     // Not even conf-slave has one.
-    site.consul.as_mut().expect("a real one").kill9();
+    site.consul_mut().kill9();
     push_measured(&site, "Consul away", SECONDS_5);
     let first = site.slaves[0].url.clone();
     site.slaves[0].daemon.kill9();
@@ -250,12 +228,12 @@ fn behind_nginx(directives: &str) -> (Site, Nginx) {
     let mut slave = site.make_slave(1);
     let servers = [(to_central, site.master.address), (to_slave, slave.address)];
     let nginx = nginx_before(site.folder.path(), &servers, directives);
-    set_flag(&mut slave.daemon, "--central", &format!("http://{to_central}"));
+    slave.daemon.set_flag("--central", [&format!("http://{to_central}")]);
     slave.daemon.start();
     site.slaves.push(slave);
     let mut host = site.make_host(1);
-    remove_flag(&mut host.daemon, "--central");
-    set_flag(&mut host.daemon, "--surrogate", &format!("http://{to_slave}"));
+    host.daemon.set_flag("--central", NONE);
+    host.daemon.set_flag("--surrogate", [&format!("http://{to_slave}")]);
     host.daemon.start();
     site.hosts.push(host);
     site.wait_applied(site.master.sequence());
@@ -342,7 +320,7 @@ fn an_idle_host_asks_seldom_and_so_does_one_whose_consul_is_of_no_use() {
     let of_no_use = OfNoUse::start();
     let site = Plan { proxied: true, ..Plan::default() }.start();
     site.host().wait_status("be well", |status| status["problems"] == serde_json::json!([]));
-    let (consul, slave) = (site.to_consul.as_ref().expect("a proxy"), site.slave().proxy.as_ref().expect("a proxy"));
+    let (consul, slave) = (&site.to_consul[0], site.slave().proxy.as_ref().expect("a proxy"));
     consul.reset();
     slave.reset();
     // The conf-slave's own questions to Consul go through the same proxy: those for single keys without

@@ -133,8 +133,8 @@ fn a_change_of_85_keys_with_a_lagging_slave_ends_with_every_key_right() {
         }
         fallen
     };
-    let Site { consul, slaves, work, .. } = &mut site;
-    let consul = consul.as_ref().expect("a real one");
+    let Site { consuls, slaves, work, .. } = &mut site;
+    let consul = &consuls[0];
     let fallen = thread::scope(|scope| {
         let follower = scope.spawn(|| consul_watch(consul));
         let (leading, lagging) = slaves.split_at_mut(1);

@@ -11,7 +11,7 @@ use hyper::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::program::{signal_pid, text};
-use tests::site::Pointers;
+use tests::site::{DATACENTER, Pointers};
 use tests::{Master, Plan, Proxy, Site, Work, eventually, eventually_within, http::Address, stalled_since};
 
 use crate::credentials::policy;
@@ -21,9 +21,9 @@ use crate::sessions::identity;
 const TAKEOVER: Duration = Duration::from_secs(10);
 
 /// A site whose conf-master has a standby, which conf-slaves know.
-struct Room {
-    site: Site,
-    standby: Master,
+pub(crate) struct Room {
+    pub(crate) site: Site,
+    pub(crate) standby: Master,
 }
 
 impl Room {
@@ -31,17 +31,18 @@ impl Room {
         Room::of(plan.start(), sync)
     }
 
-    fn of(mut site: Site, sync: &[&str]) -> Self {
+    pub(crate) fn of(mut site: Site, sync: &[&str]) -> Self {
         let key = identity(&site, "operator");
         let folder = site.folder.path().join("standby");
         fs::create_dir_all(&folder).expect("the folder can be made");
         let mut standby = site.master.standby(&folder, (&key.0, &key.1));
+        standby.proxy = site.master.proxy.as_ref().map(|_| Proxy::start(standby.address));
         standby.daemon.start();
         for argument in sync {
             site.master.daemon.argument(*argument);
         }
         site.master.daemon.restart();
-        let url = standby.url();
+        let url = standby.public_url();
         for slave in &mut site.slaves {
             slave.daemon.argument("--central");
             slave.daemon.argument(&url);
@@ -53,7 +54,7 @@ impl Room {
     }
 
     /// What conf-master says of its standbys.
-    fn told(of: &Master) -> Result<Value, String> {
+    pub(crate) fn told(of: &Master) -> Result<Value, String> {
         of.http().get_json("/api/v1/standby")
     }
 
@@ -86,7 +87,7 @@ impl Room {
 }
 
 /// Replaces a section through the API; the status and the body.
-fn update(master: &Address, section: &str, config: &Value, version: i64) -> Result<(u16, Value), String> {
+pub(crate) fn update(master: &Address, section: &str, config: &Value, version: i64) -> Result<(u16, Value), String> {
     let request = json!({"request": {"section": section, "config": config, "version": version}});
     let answer = master.request(Method::POST, "/api/v1/config/update", &[], request.to_string())?;
     Ok((answer.status.as_u16(), answer.json()))
@@ -154,26 +155,23 @@ fn a_standby_takes_over_by_hand_and_the_lost_leader_ends_when_it_comes_back() {
 
 impl Room {
     /// Has an election decide who of both leads. The first one reaches Consul, and is reached by the other, as `ways` says.
-    fn elect(self, ways: Option<&[Proxy; 2]>) -> Self {
+    pub(crate) fn elect(self, ways: Option<&[Proxy; 2]>) -> Self {
         let mut room = self;
-        let consul = room.site.consul().url();
-        let own = room.site.master.url();
-        let [of_first, reached] = ways.map_or([consul.clone(), own], |ways| ways.each_ref().map(Proxy::url));
-        let second = room.standby.url();
+        let consuls = room.site.consul_urls(DATACENTER);
+        let own = room.site.master.public_url();
+        let [of_first, reached] =
+            ways.map_or([consuls.clone(), vec![own]], |ways| ways.each_ref().map(|way| vec![way.url()]));
+        let second = vec![room.standby.public_url()];
         let named = [
-            ("first", &of_first, &reached, &mut room.site.master.daemon),
-            ("second", &consul, &second, &mut room.standby.daemon),
+            ("first", of_first, reached, &mut room.site.master.daemon),
+            ("second", consuls, second, &mut room.standby.daemon),
         ];
-        for (name, consul, url, daemon) in named {
-            let arguments = daemon.arguments();
-            for gone in ["--follow", "--standby-name", "--sync"] {
-                if let Some(at) = arguments.iter().position(|one| one == gone) {
-                    arguments.drain(at..at + 2);
-                }
-            }
-            let key = ["--leader", "consul:conf-master/leader", "--consul", consul, "--sync", "1"];
-            let more = [&key[..], &["--standby-name", name, "--advertise", url]].concat();
-            arguments.extend(more.into_iter().map(Into::into));
+        for (name, consuls, url, daemon) in named {
+            daemon.set_flag::<&str>("--follow", []);
+            let flags = [("--leader", "consul:conf-master/leader"), ("--sync", "1"), ("--standby-name", name)];
+            flags.into_iter().for_each(|(flag, value)| daemon.set_flag(flag, [value]));
+            daemon.set_flag("--consul", consuls);
+            daemon.set_flag("--advertise", url);
             daemon.stop();
         }
         room.site.master.daemon.start();

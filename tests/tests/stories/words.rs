@@ -33,7 +33,7 @@ fn a_login_in_an_address_is_sent_and_shown_nowhere() {
     // Everybody demands the login, Consul's proxy too.
     let wanted = format!("Basic {}", STANDARD.encode("jo:c@nary"));
     let proxies = site.slaves.iter().flat_map(|slave| [slave.to_central.as_ref(), slave.proxy.as_ref()]);
-    for proxy in proxies.chain([site.master.proxy.as_ref(), site.to_consul.as_ref()]) {
+    for proxy in proxies.chain([site.master.proxy.as_ref(), site.to_consul.first()]) {
         proxy.expect("a proxy").demand(&[&wanted]);
     }
     let Site { slaves, hosts, .. } = &mut site;
@@ -79,7 +79,7 @@ fn a_login_in_an_address_is_sent_and_shown_nowhere() {
     // And not when everything fails: each proxy refuses the login, then the connection.
     let proxies = || {
         let of_slaves = site.slaves.iter().flat_map(|slave| [slave.to_central.as_ref(), slave.proxy.as_ref()]);
-        of_slaves.chain([site.master.proxy.as_ref(), site.to_consul.as_ref()]).flatten()
+        of_slaves.chain([site.master.proxy.as_ref(), site.to_consul.first()]).flatten()
     };
     for proxy in proxies() {
         proxy.demand(&["Basic other"]);

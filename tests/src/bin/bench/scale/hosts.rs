@@ -83,7 +83,7 @@ fn of_hosts(size: Size, site: &Site, pusher: &Pusher, agents: &[Agents], hosts: 
     let slave = site.slave();
     // Hosts may ask conf-master themselves, but should not.
     let to_master = [slave.to_central.as_ref(), site.master.proxy.as_ref()];
-    let [to_slave, to_consul] = [[slave.proxy.as_ref(), None], [site.to_consul.as_ref(), None]];
+    let [to_slave, to_consul] = [[slave.proxy.as_ref(), None], [site.to_consul.first(), None]];
     let traffic = || [&to_master, &to_slave, &to_consul].map(passed);
     fleet::settle(size, &groups[1]);
     // What happens without a change.
@@ -171,7 +171,7 @@ impl Agents {
         bench.args(["agents", "--first", &first.to_string(), "--count", &count.to_string(), "--folder"]);
         bench.arg(home.join("agents")).args(["--", "--datacenter", DATACENTER, "--surrogate"]);
         bench.arg(site.slave().public_url()).arg("--central").arg(site.master.public_url());
-        let consul = site.to_consul.as_ref().map_or_else(|| site.consul().url(), Proxy::url);
+        let consul = site.to_consul.first().map_or_else(|| site.consul().url(), Proxy::url);
         bench.arg("--consul").arg(consul).arg("--trusted-key").arg(site.master.trusted_key());
         let log = File::create(home.join(format!("agents-{first}.log"))).expect("the log can be made");
         bench.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
