@@ -243,11 +243,18 @@ impl Audit {
             lines.extend(line);
             lines.push(b'\n');
         }
-        if lines.is_empty() {
-            return Ok(());
+        write(file, &lines)
+    }
+
+    /// Appends records that another conf-master has made, and counted where there were many.
+    pub(crate) fn keep(&self, records: impl IntoIterator<Item = Record>) -> io::Result<()> {
+        let mut lines = Vec::new();
+        for mut record in records {
+            record.shorten();
+            serde_json::to_writer(&mut lines, &record)?;
+            lines.push(b'\n');
         }
-        file.append(&lines)?;
-        file.sync()
+        write(&mut self.file.lock().0, &lines)
     }
 
     /// Returns the newest records that `wanted` accepts, newest first, at most `limit`. A line that
@@ -287,6 +294,15 @@ impl Audit {
         }
         Ok(found)
     }
+}
+
+/// Appends lines with one write and one sync, if there are any.
+fn write(file: &mut RollingFile, lines: &[u8]) -> io::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    file.append(lines)?;
+    file.sync()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::delivery::Heard;
 use crate::landing::Lander;
 use crate::standby::call::{PATH, StandbyAnswer, StandbyCall};
-use crate::standby::succession;
+use crate::standby::{records, succession};
 use crate::store::ledger;
 
 /// The pause after a question that failed.
@@ -59,6 +59,10 @@ pub(crate) async fn run(following: Following, lander: Lander, stop: Cancellation
 
 /// Follows for ever.
 pub(crate) async fn follow(following: &Following, lander: &Lander) {
+    tokio::join!(take_changes(following, lander), records::keep(following, lander));
+}
+
+async fn take_changes(following: &Following, lander: &Lander) {
     let mut said: Option<String> = None;
     let mut has = {
         let durable = lander.durable();

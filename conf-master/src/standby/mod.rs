@@ -9,6 +9,7 @@ pub(crate) mod call;
 mod follow;
 mod init;
 pub(crate) mod keys_file;
+mod records;
 pub(crate) mod succession;
 
 pub(crate) use crate::standby::call::{ListedStandby, StandbyAnswer, StandbyCall};

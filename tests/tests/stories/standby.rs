@@ -115,6 +115,14 @@ fn a_standby_takes_over_by_hand_and_the_lost_leader_ends_when_it_comes_back() {
     assert_eq!(room.site.master.git(&["rev-parse", of_api]), work.id(of_api), "{pushed:?}");
     let refused = update(&room.standby.http(), "services/api", &json!({"a": 2}), 0).expect("an answer");
     assert_eq!(refused.0, 409, "the leader refuses: {}", refused.1);
+    // What was refused there can be looked up here.
+    room.site.work.change().file("services/web/master", "config.yaml", "a: [\n").push().refused(&["config.yaml"]);
+    eventually("the standby to know what was refused", || {
+        let [there, here] = [&room.site.master, &room.standby].map(|of| of.http().get_json("/api/v1/refused"));
+        let (there, here) = (there?, here?);
+        let is_same = there[0]["request"].is_string() && there[0] == here[0];
+        if is_same { Ok(()) } else { Err(format!("{there}\n{here}")) }
+    });
     room.wait_in_step();
     let again = room.standby.run(&["promote", "--repo", &room.site.master.repo.display().to_string()]);
     assert!(!again.status.success() && text(&again).contains("leads already"), "{}", text(&again));
