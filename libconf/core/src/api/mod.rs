@@ -110,6 +110,14 @@ pub struct AbsentEvent {
     pub more: usize,
 }
 
+/// Event `relay` on a conf-slave's `GET /api/v1/events?datacenter=<id>/<version>&relay=true`, for
+/// another conf-slave: the way to conf-master is open, at first or again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayEvent {
+    /// The conf-slaves on the way, the sender included.
+    pub tiers: u32,
+}
+
 /// Body of `POST /api/v1/sessions` of conf-master and conf-slave: a host proves itself by its
 /// identity key. The first request gets a nonce, the second one brings its signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ use crate::{
         wants::{WantCheck, has_something, wanted},
     },
     http::{self as answers, Request, Response, Share, ShareBounds, Shares, Spools, Who, counted},
-    upstream::Upstreams,
+    upstream::{Hops, Upstreams},
 };
 
 pub(crate) const RESULT: &str = "application/x-git-upload-pack-result";
@@ -168,7 +168,7 @@ impl UploadPack {
     /// Answers `POST git-upload-pack`.
     pub async fn serve(&self, request: Request) -> Response {
         let protocol = request.header("git-protocol").unwrap_or_default().to_owned();
-        let (who, principal) = (request.who(), request.principal.clone());
+        let (who, principal, hops) = (request.who(), request.principal.clone(), Hops::of(&request.headers));
         let served = async {
             let mut body = self.read(request).await?;
             if body.is_empty() {
@@ -185,7 +185,7 @@ impl UploadPack {
                 return Ok(whole(RESULT, not_our_ref(id)));
             }
             match Step::parse(&body).filter(|_| protocol == "version=2") {
-                Some(step) if step.have.is_some() => self.step(step, body, who).await,
+                Some(step) if step.have.is_some() => self.step(step, body, (who, hops)).await,
                 _ => self.other(&protocol, body, who).await,
             }
         };
@@ -266,7 +266,7 @@ impl UploadPack {
     }
 
     /// Answers a step from memory, or by one process for all that ask for it now.
-    async fn step(&self, step: Step, request: Bytes, who: Who) -> Result<Response, Failure> {
+    async fn step(&self, step: Step, request: Bytes, (who, hops): (Who, Hops)) -> Result<Response, Failure> {
         let started = Started::default();
         let mut first = false;
         if !self.steps.contains_key(&request) {
@@ -275,7 +275,7 @@ impl UploadPack {
                 (false, _) => return Ok(whole(RESULT, not_our_ref(step.want))),
                 // An answer that was computed without knowing `have` is not the answer to this
                 // step: it is not kept.
-                (true, false) => return self.unknown_have(request, who).await,
+                (true, false) => return self.unknown_have(request, who, hops).await,
             }
         }
         let compute = async {
@@ -325,10 +325,11 @@ impl UploadPack {
     }
 
     /// Answers a step from a commit that is not here.
-    async fn unknown_have(&self, request: Bytes, who: Who) -> Result<Response, Failure> {
-        for upstream in self.upstreams.iter().flat_map(|upstreams| upstreams.in_order()) {
+    async fn unknown_have(&self, request: Bytes, who: Who, hops: Hops) -> Result<Response, Failure> {
+        let hops = hops.one_more();
+        for upstream in self.upstreams.iter().filter(|_| hops.is_some()).flat_map(|upstreams| upstreams.in_order()) {
             let patience = self.limits.relay_patience;
-            let asked = tokio::time::timeout(patience, upstream.upload_pack(request.clone())).await;
+            let asked = tokio::time::timeout(patience, upstream.upload_pack(request.clone(), hops)).await;
             match asked
                 .inspect_err(|_| upstream.report_silent())
                 .map_err(|_| "no answer in time".to_owned())

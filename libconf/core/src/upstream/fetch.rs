@@ -112,7 +112,7 @@ async fn exchange(
     fetched: &mut Fetched,
 ) -> Result<Option<(Bytes, Bytes)>, FetchError> {
     let request = step.request();
-    let response = upstream.upload_pack(request.clone()).await.map_err(FetchError::from)?;
+    let response = upstream.upload_pack(request.clone(), None).await.map_err(FetchError::from)?;
     // Bounded: the network waits for the disk.
     let (parts, received) = mpsc::channel(16);
     let (opened, want) = (repo.clone(), step.want);

@@ -4,6 +4,7 @@ mod error;
 mod refusal;
 mod bearer;
 mod credentials;
+mod hops;
 mod session;
 mod spread;
 mod standing;
@@ -12,6 +13,7 @@ mod servers;
 mod events;
 mod fetch;
 mod hedge;
+mod passing;
 
 pub use crate::upstream::{
     bearer::HostProof,
@@ -20,6 +22,7 @@ pub use crate::upstream::{
     events::{Event, Events},
     fetch::{Fetched, fetch},
     hedge::Hedge,
+    hops::{Hops, MOST_TIERS},
     server::Upstream,
     servers::{Asking, Trust, Upstreams},
 };

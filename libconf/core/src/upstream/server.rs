@@ -26,6 +26,7 @@ use crate::{
         bearer::{HostProof, Session},
         credentials::Credentials,
         error::UpstreamError,
+        hops::Hops,
         refusal::{refusal, retry_after},
         standing::Standing,
     },
@@ -152,8 +153,9 @@ impl Upstream {
         read_json(url, response).await
     }
 
-    /// Sends one request of Git protocol v2; the response is still open.
-    pub(crate) async fn upload_pack(&self, request: Bytes) -> Result<Response, UpstreamError> {
+    /// Sends one request of Git protocol v2, somebody else's where it has `hops`; the response is
+    /// still open.
+    pub(crate) async fn upload_pack(&self, request: Bytes, hops: Option<Hops>) -> Result<Response, UpstreamError> {
         const KIND: &str = "application/x-git-upload-pack-result";
         let url = self.at("conf.git/git-upload-pack");
         let mut post = self
@@ -165,6 +167,9 @@ impl Upstream {
             .body(request);
         if let Some(authorization) = self.git_authorization()? {
             post = post.header(AUTHORIZATION, authorization);
+        }
+        if let Some((name, value)) = hops.map(Hops::header) {
+            post = post.header(name, value);
         }
         let response = self.send(&url, post).await?;
         if response.headers().get(CONTENT_TYPE).is_none_or(|kind| kind != KIND) {
