@@ -17,9 +17,6 @@ use tokio::sync::watch;
 /// The file in the state folder. It holds hashes of tokens, and no token.
 const FILE: &str = "access.json";
 
-/// Where the list can be read.
-const LIST: &str = "/api/v1/access";
-
 /// The name of this program's own token.
 const OWN_NAME: &str = "conf-slave";
 
@@ -137,16 +134,34 @@ fn table_of(statement: Option<&AccessEvent>, own: &TokenEntry) -> AccessTable {
 /// Says why somebody with a good token may not ask for this. All of them read; who reports, and for
 /// whom, is said by [`may_report`].
 pub(crate) fn objection(who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
-    if uri.path() == LIST && matches!(who.named().map(|named| &named.scope), Some(Scope::Host { .. } | Scope::Join(_)))
-    {
-        return Err(format!("{who} may not ask who else may"));
+    let scope = who.named().map(|named| &named.scope);
+    let parts: Vec<&str> = uri.path().split('/').filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        ["api", "v1", "access"] | ["api", "v1", "datacenters", _, _, "access"]
+            if matches!(scope, Some(Scope::Host { .. } | Scope::Join(_))) =>
+        {
+            return Err(format!("{who} may not ask who else may"));
+        }
+        ["api", "v1", "datacenters", ..] if !matches!(*method, Method::GET | Method::HEAD) && !may_relay(who) => {
+            return Err(format!("{who} may not have anything passed on; that needs the token of a conf-slave"));
+        }
+        _ => {}
     }
     let writes_keys = uri.path().starts_with("/v1/") && !matches!(*method, Method::GET | Method::HEAD);
-    match who.named().map(|named| &named.scope) {
+    match scope {
         Some(Scope::Policy | Scope::Host { .. } | Scope::Join(_)) if writes_keys => {
             Err(format!("{who} may not write keys; that needs the token of a conf-slave"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Tells whether somebody follows this conf-slave as one that has it pass on what goes to
+/// conf-master: another conf-slave, or whoever asks where nobody needs a token.
+pub(crate) fn may_relay(who: &Principal) -> bool {
+    match who.named().map(|named| &named.scope) {
+        Some(Scope::Policy | Scope::Host { .. } | Scope::Join(_)) => false,
+        Some(Scope::Slave(_)) | None => true,
     }
 }
 
@@ -210,6 +225,40 @@ mod tests {
 
     fn opens(access: &Access, token: &Token) -> bool {
         access.subscribe().borrow().find(&token.hash(), 1).is_ok()
+    }
+
+    #[test]
+    fn what_conf_master_hears_comes_from_conf_slaves_and_not_from_their_hosts() {
+        let who = |scope: Option<Scope>| {
+            let named = |scope| {
+                let entry =
+                    TokenEntry::new(Token::generate().hash(), "one".parse().unwrap(), scope, (0, String::new()));
+                Principal::Named(entry.principal())
+            };
+            scope.map_or(Principal::Anybody, named)
+        };
+        let host = Scope::Host { datacenter: "lab/v1".parse().unwrap(), host: "web-1".parse().unwrap() };
+        let [slave, host, reader, anybody] =
+            [Some(Scope::Slave("lab/*".to_owned())), Some(host), Some(Scope::Policy), None].map(who);
+        let may = |who: &Principal, method: Method, uri: &str| objection(who, &method, &uri.parse().unwrap()).is_ok();
+        for path in [
+            "/api/v1/datacenters/lab/v1/hosts",
+            "/api/v1/datacenters/lab/v1/hosts/web-1/key/",
+            "//api/v1/datacenters/x",
+        ] {
+            let may = [&slave, &anybody, &host, &reader].map(|one| may(one, Method::POST, path));
+            assert_eq!(may, [true, true, false, false], "{path}");
+        }
+        for path in [
+            "/api/v1/access",
+            "/api/v1/access/",
+            "/api/v1/datacenters/lab/v1/access",
+            "/api/v1/datacenters/lab/v1/access/",
+        ] {
+            let may = [&slave, &anybody, &reader, &host].map(|one| may(one, Method::GET, path));
+            assert_eq!(may, [true, true, true, false], "{path}");
+        }
+        assert!(may(&host, Method::GET, "/api/v1/datacenters/lab/v1/freshness"));
     }
 
     #[test]

@@ -63,7 +63,8 @@ pub struct RunOptions {
     #[arg(long, value_name = "ID/VERSION")]
     pub datacenter: DatacenterName,
     /// The URL of a central server, without /conf.git: http://HOST:PORT or https://HOST:PORT.
-    /// Several are tried in order and by health.
+    /// Several are tried in order and by health. At a far site, another conf-slave of the same
+    /// datacenter may stand in its place.
     #[arg(long, value_name = "URL", required = true)]
     pub central: Vec<BaseUrl>,
     /// The address that hosts connect to; port 0 takes a free port.

@@ -6,7 +6,8 @@ use std::{mem, sync::Arc, time::Duration};
 use conf_core::{
     access::AccessEvent,
     api::{
-        AbsentEvent, DatacenterStatus, DeletedEvent, FreshnessEvent, KeysEvent, Pointer, SnapshotEvent, WatermarkEvent,
+        AbsentEvent, DatacenterStatus, DeletedEvent, FreshnessEvent, KeysEvent, Pointer, RelayEvent, SnapshotEvent,
+        WatermarkEvent,
     },
     daemon::{self, chain},
     retry::Backoff,
@@ -16,6 +17,7 @@ use conf_core::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    above::{Above, Absence},
     access::Access,
     freshness::Heard,
     mirror::Mirror,
@@ -37,6 +39,9 @@ const ASKING: Duration = Duration::from_secs(2);
 /// Fetches in a row that a newer snapshot may replace: one that is slow must come to an end.
 const MOST_OVERTAKEN: u32 = 3;
 
+/// 5 s until the next look at a server that leads back here.
+const CIRCLE: Duration = Duration::from_secs(5);
+
 /// The topic of the connection to the central server.
 const CENTRAL: &str = "central";
 /// The topic of the list of who may ask.
@@ -50,7 +55,10 @@ const KEYS: &str = "keys";
 /// The topic of a stream of events that is silent.
 const EVENTS: &str = "events";
 
-/// Where statements go that conf-master has signed.
+/// The topic of a central server that is a conf-slave, and too far from conf-master.
+const RELAY: &str = "relay";
+
+/// Where the words of conf-master go, most of which it has signed.
 #[derive(Clone, Debug)]
 pub(crate) struct Statements {
     /// Who may ask this slave.
@@ -59,6 +67,8 @@ pub(crate) struct Statements {
     pub(crate) keys: Arc<KeptKeys>,
     /// When conf-master was heard.
     pub(crate) heard: Arc<Heard>,
+    /// What is known of the servers above.
+    pub(crate) above: Arc<Above>,
 }
 
 /// Listens to the central server's events, which tell the mirror the newest pointer and watermark.
@@ -68,12 +78,21 @@ pub(crate) async fn listen(
     statements: Statements,
     problems: Arc<Problems>,
 ) {
-    let path = format!("api/v1/events?datacenter={}", mirror.datacenter());
+    // conf-master passes over the last word, which is for a conf-slave in its place.
+    let path = format!("api/v1/events?datacenter={}&relay=true", mirror.datacenter());
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         // Not even the number of the served snapshot is named: another history may have it too.
         let failed = match mirror.upstreams.events(&path, None).await {
-            Ok(events) => read(events.with_lists(), &mirror, (&reports, &statements), &problems, &mut backoff).await,
+            Ok(events) => {
+                match read(events.with_lists(), &mirror, (&reports, &statements), &problems, &mut backoff).await {
+                    Ended::Broken(error) => error,
+                    Ended::TooFar => {
+                        tokio::time::sleep(backoff.after(Some(CIRCLE))).await;
+                        continue;
+                    }
+                }
+            }
             // A proxy may hold back even the head of the answer.
             Err(error @ UpstreamError::Silent { .. }) => {
                 let path = newest_path(&mirror);
@@ -90,6 +109,13 @@ pub(crate) async fn listen(
     }
 }
 
+/// Why a stream of events is read no more.
+enum Ended {
+    Broken(UpstreamError),
+    /// Its server is a conf-slave, and too far from conf-master.
+    TooFar,
+}
+
 /// Takes the events of one stream until it breaks. While it is silent, asks for the newest
 /// snapshot.
 async fn read(
@@ -98,16 +124,28 @@ async fn read(
     (reports, statements): (&HostReports, &Statements),
     problems: &Problems,
     backoff: &mut Backoff,
-) -> UpstreamError {
-    let mut is_first = true;
+) -> Ended {
+    let (mut is_first, mut is_way_known) = (true, false);
     loop {
         let heard = match events.next_within(QUIET).await {
             Ok(Some(event)) => {
                 problems.clear(EVENTS, "the events of the central server arrive");
+                if let Some(through) = conf_slaves_above(&event, is_way_known) {
+                    is_way_known = true;
+                    if let Err(error) = statements.above.open(through) {
+                        problems.clear(CENTRAL, "the central server is back");
+                        problems.set(RELAY, format!("{} is no way to conf-master: {error}", events.upstream().url()));
+                        events.upstream().report_late();
+                        return Ended::TooFar;
+                    }
+                    problems.clear(RELAY, "there is a way to conf-master");
+                    // conf-master may have started again without them.
+                    reports.resend_all();
+                }
                 take(&event, mirror, statements, problems).await;
                 true
             }
-            Err(error) => return error,
+            Err(error) => return Ended::Broken(error),
             Ok(None) => take_answer(events.ask(&newest_path(mirror)), (mirror, statements), problems).await,
         };
         if heard {
@@ -117,6 +155,17 @@ async fn read(
             backoff.reset();
             problems.clear(CENTRAL, "the central server is back");
         }
+    }
+}
+
+/// The number of conf-slaves on the way that a stream comes, where an event says it: its server, if
+/// that is one, says so before all else.
+fn conf_slaves_above(event: &Event, is_way_known: bool) -> Option<u32> {
+    match event.name.as_str() {
+        // What cannot be read is of a later version, and too far.
+        "relay" => Some(serde_json::from_str(&event.data).map_or(u32::MAX, |RelayEvent { tiers }| tiers)),
+        "heartbeat" => None,
+        _ => (!is_way_known).then_some(0),
     }
 }
 
@@ -152,22 +201,26 @@ async fn take_answer(
     if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
         take_freshness(&statements.heard, Ok(statement), problems);
     }
-    take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, problems);
+    take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, (statements, problems));
     true
 }
 
 async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems: &Problems) {
     match event.name.as_str() {
         "snapshot" => match serde_json::from_str(&event.data) {
-            Ok(event) => take_snapshot(&event, mirror, problems),
+            Ok(event) => take_snapshot(&event, mirror, (statements, problems)),
             Err(error) => tracing::warn!(%error, "an unreadable event is ignored"),
         },
         "deleted" => match serde_json::from_str::<DeletedEvent>(&event.data) {
-            Ok(event) if event.datacenter == *mirror.datacenter() => set_deleted(true, mirror, problems),
+            Ok(event) if event.datacenter == *mirror.datacenter() => {
+                set_absence(Some(Absence::Deleted(event)), statements, problems);
+            }
             _ => tracing::warn!("an unreadable event is ignored"),
         },
         "absent" => match serde_json::from_str::<AbsentEvent>(&event.data) {
-            Ok(event) if event.datacenter == *mirror.datacenter() => problems.set(DATACENTER, words_of(&event)),
+            Ok(event) if event.datacenter == *mirror.datacenter() => {
+                set_absence(Some(Absence::Unknown(event)), statements, problems);
+            }
             _ => tracing::warn!("an unreadable event is ignored"),
         },
         "access" => {
@@ -186,7 +239,7 @@ async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems:
             }
         },
         "watermark" => {
-            set_deleted(false, mirror, problems);
+            set_absence(None, statements, problems);
             // The list comes before the first watermark.
             if statements.access.newest().is_none() {
                 problems.set(ACCESS, UNTOLD.to_owned());
@@ -205,7 +258,7 @@ async fn take(event: &Event, mirror: &Mirror, statements: &Statements, problems:
             problems.report("watermarks", problem, "the central server sends good watermarks");
         }
         "freshness" => take_freshness(&statements.heard, serde_json::from_str(&event.data), problems),
-        // Heartbeats, and events of later versions.
+        // Heartbeats, what was read already, and events of later versions.
         _ => {}
     }
 }
@@ -277,32 +330,32 @@ fn words_of(event: &AbsentEvent) -> String {
     )
 }
 
-/// Notes whether the central server has deleted the datacenter. Nothing else follows from it: this
-/// slave and its hosts keep the last snapshot.
-fn set_deleted(deleted: bool, mirror: &Mirror, problems: &Problems) {
-    mirror.set_deleted(deleted);
-    let problem = deleted.then(|| {
-        format!(
-            "datacenter {0} was deleted on the central server; this slave goes on to serve its last snapshot, and hosts keep \
-             their files. Push the branch datacenters/{0} again, or retire this slave and its hosts",
-            mirror.datacenter()
-        )
+/// Notes whether the central server has the datacenter. Nothing else follows from it: this slave
+/// and its hosts keep the last snapshot.
+fn set_absence(absence: Option<Absence>, statements: &Statements, problems: &Problems) {
+    let problem = absence.as_ref().map(|absence| match absence {
+        Absence::Unknown(event) => words_of(event),
+        Absence::Deleted(DeletedEvent { datacenter, .. }) => format!(
+            "datacenter {datacenter} was deleted on the central server; this slave goes on to serve its last snapshot, and \
+             hosts keep their files. Push the branch datacenters/{datacenter} again, or retire this slave and its hosts"
+        ),
     });
+    statements.above.set_absence(absence);
     problems.report(DATACENTER, problem, "the central server has the datacenter again");
 }
 
-fn take_snapshot(event: &SnapshotEvent, mirror: &Mirror, problems: &Problems) {
+fn take_snapshot(event: &SnapshotEvent, mirror: &Mirror, (statements, problems): (&Statements, &Problems)) {
     if event.datacenter != *mirror.datacenter() {
         tracing::warn!(datacenter = %event.datacenter, "an event of another datacenter is ignored");
         return;
     }
-    take_newest(Pointer { sequence: event.sequence, commit: event.commit }, mirror, problems);
+    take_newest(Pointer { sequence: event.sequence, commit: event.commit }, mirror, (statements, problems));
 }
 
 /// Has the mirror fetch the newest snapshot of the central server, unless it is older than what
 /// this slave serves.
-fn take_newest(offered: Pointer, mirror: &Mirror, problems: &Problems) {
-    set_deleted(false, mirror, problems);
+fn take_newest(offered: Pointer, mirror: &Mirror, (statements, problems): (&Statements, &Problems)) {
+    set_absence(None, statements, problems);
     let highest = mirror.highest();
     let is_behind = offered.sequence < highest;
     if !is_behind {

@@ -18,6 +18,8 @@ pub use crate::{
 mod config;
 /// Current outages, logged once each.
 mod problems;
+/// What is known of the servers above.
+mod above;
 /// Who may ask, as the central server said.
 mod access;
 /// The verified snapshot in the local repository.

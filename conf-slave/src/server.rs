@@ -176,10 +176,10 @@ impl Slave {
         let (served_by, at, bytes) = (Arc::clone(&upload), state.clone(), u64::from(options.most_fetched) << 20);
         let (bounds, programs) = (FetchBounds { bytes, ..FetchBounds::HISTORY }, Arc::new(Programs::new(bytes)));
         let mirror = spawn_blocking(move || Mirror::open(&at, datacenter, (keys, bounds), upstreams, served_by));
-        let mirror = Arc::new(mirror.await??);
-        let problems = Arc::new(Problems::default());
+        let (mirror, problems) = (Arc::new(mirror.await??), Arc::new(Problems::default()));
         let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), &metrics);
         let view = Arc::new(View {
+            above: Arc::default(),
             access,
             heard,
             keys: kept,
@@ -229,6 +229,7 @@ impl Slave {
         let mirror = || Arc::clone(&view.mirror);
         let problems = || Arc::clone(&view.problems);
         let reports = || Arc::clone(&view.reports);
+        let above = || Arc::clone(&view.above);
         let listening = places.clone();
         let (git, sessions) = (git_routes(Arc::clone(&upload), None), web::session_routes(authenticator));
         let routes = git.or(sessions).unify().boxed();
@@ -257,6 +258,7 @@ impl Slave {
             access: Arc::clone(&view.access),
             keys: Arc::clone(&view.keys),
             heard: Arc::clone(&view.heard),
+            above: above(),
         };
         spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), statements(), problems()));
         let central = mirror();
@@ -267,7 +269,7 @@ impl Slave {
         if let Some((consul, reached)) = registered {
             tasks.spawn(registration::run(consul, reached, mirror(), problems(), stop.clone()));
         }
-        spawn_until(&stop, &mut tasks, branches::run(mirror(), problems(), Arc::clone(&programs)));
+        spawn_until(&stop, &mut tasks, branches::run(mirror(), above(), problems(), Arc::clone(&programs)));
         spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));
         spawn_until(&stop, &mut tasks, maintenance::maintain(mirror(), upload, programs));
         spawn_until(&stop, &mut tasks, look::run(mirror()));

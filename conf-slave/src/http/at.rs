@@ -20,7 +20,10 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::{http::view::View, mirror::ServedSnapshot};
+use crate::{
+    http::{datacenters::not_of, view::View},
+    mirror::ServedSnapshot,
+};
 
 /// The longest wait of one request. A client that wants to wait longer asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -76,8 +79,7 @@ pub(crate) async fn answer(questions: Arc<Questions>, query: AtQuery, who: Who) 
     let view = &questions.view;
     let own = view.mirror.datacenter();
     if query.datacenter != *own {
-        let words = format!("this conf-slave serves {own}, not {}", query.datacenter);
-        return web::error(StatusCode::CONFLICT, words);
+        return not_of(own, &query.datacenter);
     }
     let Ok(wait) = Duration::try_from_secs_f64(query.timeout.unwrap_or(LONGEST_WAIT.as_secs_f64())) else {
         return web::error(StatusCode::BAD_REQUEST, "timeout is a number of seconds, as in timeout=10");

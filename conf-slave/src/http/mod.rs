@@ -1,6 +1,7 @@
 //! The routes for this datacenter's hosts.
 
 mod view;
+mod datacenters;
 mod at;
 mod events;
 mod embedded;

@@ -13,6 +13,7 @@ use warp::Filter;
 use crate::access::may_report;
 use crate::http::{
     at::{self, Questions},
+    datacenters::{self, not_of},
     embedded::EmbeddedConsul,
     events::{EventsQuery, Streams},
     view::View,
@@ -41,8 +42,9 @@ pub(crate) fn routes(
 
 fn api_routes(view: Arc<View>, places: StreamPlaces, stop: CancellationToken) -> Routes {
     let (for_reports, for_hosts, for_status) = (Arc::clone(&view), Arc::clone(&view), Arc::clone(&view));
-    let (for_keys, for_access) = (Arc::clone(&view.keys), Arc::clone(&view.access));
+    let (for_keys, for_access) = (Arc::clone(&view.keys), Arc::clone(&view));
     let streams = Arc::new(Streams::new(Arc::clone(&view), places));
+    let datacenters = datacenters::routes(Arc::clone(&view));
     let questions = Arc::new(Questions::new(view, stop));
     let reports = warp::path!("api" / "v1" / "reports")
         .and(warp::post())
@@ -57,10 +59,9 @@ fn api_routes(view: Arc<View>, places: StreamPlaces, stop: CancellationToken) ->
     let keys = warp::path!("api" / "v1" / "keys")
         .and(warp::get())
         .map(move || web::json(StatusCode::OK, &KeysEvent { statements: for_keys.followed().to_vec() }));
-    let access = warp::path!("api" / "v1" / "access").and(warp::get()).map(move || {
-        let none = || web::error(StatusCode::NOT_FOUND, "conf-master has not said yet who may ask here");
-        for_access.newest().map_or_else(none, |list| web::json(StatusCode::OK, &list))
-    });
+    let access = warp::path!("api" / "v1" / "access")
+        .and(warp::get())
+        .map(move || for_access.who_may_ask().unwrap_or_else(|none| none));
     let at = warp::path!("api" / "v1" / "at")
         .and(warp::get())
         .and(warp::query())
@@ -70,9 +71,9 @@ fn api_routes(view: Arc<View>, places: StreamPlaces, stop: CancellationToken) ->
         .and(warp::get())
         .and(warp::query())
         .and(web::request())
-        .map(move |query: EventsQuery, request: Request| streams.follow(&query, request.peer));
+        .map(move |query: EventsQuery, request: Request| streams.follow(&query, &request));
     let asked = status.boxed().or(at.boxed()).unify().or(keys.boxed()).unify().or(events.boxed()).unify();
-    let asked = asked.or(access.boxed()).unify();
+    let asked = asked.or(access.boxed()).unify().or(datacenters).unify();
     reports.boxed().or(hosts.boxed()).unify().or(asked).unify().boxed()
 }
 
@@ -84,8 +85,7 @@ async fn take_report(view: Arc<View>, request: Request) -> Response {
     };
     let own = view.mirror.datacenter();
     if report.datacenter != *own {
-        let words = format!("this conf-slave serves {own}, not {}", report.datacenter);
-        return web::error(StatusCode::CONFLICT, words);
+        return not_of(own, &report.datacenter);
     }
     if !may_report(&principal, &report.host) {
         let words = format!("{principal} may not report for {}; a host reports as itself", report.host);
@@ -95,6 +95,6 @@ async fn take_report(view: Arc<View>, request: Request) -> Response {
     // The watermark tells the host whether its snapshot is the newest. The answer has none before
     // this slave heard one.
     let watermark = view.watermark.borrow().clone();
-    let (freshness, deleted, keys) = (view.heard.newest(), view.mirror.is_deleted(), view.keys.keys().count());
+    let (freshness, deleted, keys) = (view.heard.newest(), view.above.is_deleted(), view.keys.keys().count());
     web::json(StatusCode::OK, &ReportAnswer { watermark, freshness, deleted, keys })
 }

@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::{
-    access::Access, freshness::Heard, mirror::Mirror, problems::Problems, publish::Publisher, reports::HostReports,
+    above::Above, access::Access, freshness::Heard, mirror::Mirror, problems::Problems, publish::Publisher,
+    reports::HostReports,
 };
 
 /// The parts of the program that the routes read.
 #[derive(Debug)]
 pub(crate) struct View {
+    pub(crate) above: Arc<Above>,
     pub(crate) access: Arc<Access>,
     pub(crate) heard: Arc<Heard>,
     pub(crate) keys: Arc<KeptKeys>,
@@ -45,7 +47,12 @@ impl View {
             "hosts": self.reports.count(),
             // `problem` is the present outage, in words.
             "consul": { "addresses": self.consul, "problem": self.problems.get("consul") },
-            "central": { "addresses": self.central, "problem": self.problems.get("central") },
+            // `relays`: the conf-slaves between this one and conf-master.
+            "central": {
+                "addresses": self.central,
+                "relays": self.above.tiers() - 1,
+                "problem": self.problems.get("central"),
+            },
             "problems": self.problems.list(),
             "agent": env!("CARGO_PKG_VERSION"),
         })

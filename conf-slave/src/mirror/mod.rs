@@ -18,10 +18,7 @@ use std::{
     future::pending,
     path::{Path, PathBuf},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -70,8 +67,6 @@ pub(crate) struct Mirror {
     served: watch::Sender<Option<Arc<ServedSnapshot>>>,
     wanted: watch::Sender<Option<Pointer>>,
     watermark: watch::Sender<Option<WatermarkEvent>>,
-    /// The central server has deleted the datacenter.
-    deleted: AtomicBool,
     /// Notified by a task that has a reason to suspect damage.
     pub(crate) suspicion: Notify,
     // The highest ever served.
@@ -130,7 +125,6 @@ impl Mirror {
             served: watch::Sender::new(served.map(Arc::new)),
             wanted: watch::Sender::default(),
             watermark: watch::Sender::default(),
-            deleted: AtomicBool::new(false),
             suspicion: Notify::new(),
             highest: Mutex::new(highest),
             lock: Mutex::new(lock),
@@ -146,16 +140,6 @@ impl Mirror {
     /// Returns the name of the mirrored datacenter.
     pub(crate) fn datacenter(&self) -> &DatacenterName {
         &self.folder.datacenter
-    }
-
-    /// Tells whether the central server has deleted the datacenter, as far as this slave heard.
-    pub(crate) fn is_deleted(&self) -> bool {
-        self.deleted.load(Ordering::Relaxed)
-    }
-
-    /// Notes whether the central server has deleted the datacenter.
-    pub(crate) fn set_deleted(&self, deleted: bool) {
-        self.deleted.store(deleted, Ordering::Relaxed);
     }
 
     /// Returns the full name of the branch that a plain clone checks out.

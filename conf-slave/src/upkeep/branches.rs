@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    above::Above,
     mirror::{Mirror, ServedSnapshot},
     problems::Problems,
     upkeep::{
@@ -48,7 +49,7 @@ const NAMES_AT_ONCE: usize = 500;
 /// meanwhile.
 ///
 /// Cancel: kills a running git.
-pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>, programs: Arc<Programs>) {
+pub(crate) async fn run(mirror: Arc<Mirror>, above: Arc<Above>, problems: Arc<Problems>, programs: Arc<Programs>) {
     let mut served = mirror.subscribe();
     served.mark_changed();
     let mut done: Option<Arc<ServedSnapshot>> = None;
@@ -80,7 +81,7 @@ pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>, programs: 
             if let Some(again) = again {
                 tokio::time::sleep_until(again).await;
             }
-            quiet(&mut served).await;
+            quiet(&mut served, above.tiers()).await;
         }
         let Some(now) = served.borrow_and_update().clone() else { continue };
         tried = true;
@@ -88,8 +89,8 @@ pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>, programs: 
         let before = done.take().filter(|done| done.snapshot.commit != now.snapshot.commit);
         let moves = before.and_then(|before| moves::between(&before, &now));
         let updated = match moves {
-            Some(moves) => follow(&mirror, &programs, &now, moves).await.map(Some),
-            None => update(&mirror, &programs, &now).await.map(|()| None),
+            Some(moves) => follow((&mirror, &above), &programs, &now, moves).await.map(Some),
+            None => update((&mirror, &above), &programs, &now).await.map(|()| None),
         };
         let problem = match updated {
             Ok(moved) => {
@@ -109,10 +110,12 @@ pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>, programs: 
     }
 }
 
-/// Waits until nothing has changed for a while.
-async fn quiet(served: &mut watch::Receiver<Option<Arc<ServedSnapshot>>>) {
-    let latest = Instant::now() + MOST_PUT_OFF;
-    while Instant::now() < latest && matches!(timeout(with_jitter(QUIET), served.changed()).await, Ok(Ok(()))) {}
+/// Waits until nothing has changed for a while; behind another conf-slave so much longer that it
+/// has them.
+async fn quiet(served: &mut watch::Receiver<Option<Arc<ServedSnapshot>>>, tiers: u32) {
+    let latest = Instant::now() + MOST_PUT_OFF * tiers;
+    let pause = || QUIET * (tiers - 1) + with_jitter(QUIET);
+    while Instant::now() < latest && matches!(timeout(pause(), served.changed()).await, Ok(Ok(()))) {}
 }
 
 /// Takes down where the refs are now: all of them, unless it is known which ones moved.
@@ -127,7 +130,7 @@ async fn noted(put: PutRefs, mirror: &Mirror, moved: Option<Moved>) -> PutRefs {
 
 /// Makes the changes of one step. Returns the refs that moved.
 async fn follow(
-    mirror: &Arc<Mirror>,
+    (mirror, above): (&Arc<Mirror>, &Above),
     programs: &Programs,
     now: &Arc<ServedSnapshot>,
     moves: Moves,
@@ -136,7 +139,7 @@ async fn follow(
     moves::fetch(mirror, &moves).await?;
     let missing = moves::missing(mirror, &moves).await?;
     if !missing.is_empty() {
-        fetch(mirror, programs, missing.clone()).await?;
+        fetch((mirror, above), programs, missing.clone()).await?;
     }
     let mut moved = moves::put(mirror, moves).await?;
     moved.push(head);
@@ -152,12 +155,16 @@ async fn move_head(mirror: &Arc<Mirror>, now: &Arc<ServedSnapshot>) -> Result<(S
 }
 
 /// Fetches all branches and tags, then removes those that nothing pins.
-async fn update(mirror: &Arc<Mirror>, programs: &Programs, now: &Arc<ServedSnapshot>) -> Result<(), String> {
+async fn update(
+    (mirror, above): (&Arc<Mirror>, &Above),
+    programs: &Programs,
+    now: &Arc<ServedSnapshot>,
+) -> Result<(), String> {
     move_head(mirror, now).await?;
     let (moved, served) = (Arc::clone(mirror), Arc::clone(now));
     let own = daemon::blocking(move || own_refs(&moved, &served)).await?;
     let wanted: BTreeSet<RefName> = now.pins.iter().flat_map(|(name, pin)| refs_of(name, pin)).chain(own).collect();
-    fetch(mirror, programs, wanted.clone()).await?;
+    fetch((mirror, above), programs, wanted.clone()).await?;
     let (repo, head) = (mirror.repo(), mirror.head_branch());
     let removed = daemon::blocking(move || remove_others(&repo, &wanted, head).map_err(message));
     if removed.await? > MOST_LOOSE {
@@ -165,7 +172,11 @@ async fn update(mirror: &Arc<Mirror>, programs: &Programs, now: &Arc<ServedSnaps
         git.args(["pack-refs", "--all"]);
         programs.fetch(git, String::new(), &mirror.repo()).await?;
     }
-    Ok(())
+    // Those of another conf-slave may be behind its snapshot.
+    match if above.tiers() > 1 { moves::lacking(mirror, now).await? } else { 0 } {
+        0 => Ok(()),
+        some => Err(format!("{some} of their commits are not on the conf-slave above yet")),
+    }
 }
 
 /// Returns the datacenter's branch, and its class's branch or tag.
@@ -180,11 +191,17 @@ fn own_refs(mirror: &Mirror, served: &ServedSnapshot) -> Result<Vec<RefName>, St
     Ok([RefName::Datacenter(mirror.datacenter().clone())].into_iter().chain(class).collect())
 }
 
-async fn fetch(mirror: &Mirror, programs: &Programs, refs: BTreeSet<RefName>) -> Result<(), String> {
+/// Fetches from the first server that answers what it has of these.
+async fn fetch((mirror, above): (&Mirror, &Above), programs: &Programs, refs: BTreeSet<RefName>) -> Result<(), String> {
     let mut refs: Vec<String> = refs.iter().map(RefName::to_string).collect();
+    let all = refs.len();
     let mut last = "no central server was given".to_owned();
     for upstream in mirror.upstreams.in_order() {
         match fetch_present(mirror, programs, &upstream, &mut refs).await {
+            // What conf-master does not have is gone. Another conf-slave may not have it yet.
+            Ok(()) if above.tiers() > 1 && refs.len() < all => {
+                return Err(format!("{} has {} of {all} yet", upstream.url(), refs.len()));
+            }
             Ok(()) => return Ok(()),
             Err(reason) => last = reason,
         }

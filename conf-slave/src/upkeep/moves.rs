@@ -112,6 +112,19 @@ pub(crate) async fn fetch(mirror: &Mirror, moves: &Moves) -> Result<(), String> 
     Ok(())
 }
 
+/// Counts the commits that the snapshot names and that are not here, though all branches are.
+pub(crate) async fn lacking(mirror: &Mirror, now: &Arc<ServedSnapshot>) -> Result<usize, String> {
+    let (repo, now) = (mirror.opened.clone(), Arc::clone(now));
+    let lacking = daemon::blocking(move || -> Result<usize, git2::Error> {
+        let (repo, snapshot) = (repo.lend()?, &now.snapshot);
+        let odb = repo.odb()?;
+        let pinned = now.pins.values().map(|pin| pin.commit);
+        let own = snapshot.datacenter_commit.into_iter().chain(snapshot.class.as_ref().map(|(_, commit)| *commit));
+        Ok(pinned.chain(own).filter(|commit| !odb.exists((*commit).into())).count())
+    });
+    lacking.await.map_err(|error| error.message().to_owned())
+}
+
 /// Lists those of the unnamed branches and tags that are not here. One that is here stays: a tag
 /// never moves, and a branch whose tip nothing pins need not.
 pub(crate) async fn missing(mirror: &Mirror, moves: &Moves) -> Result<BTreeSet<RefName>, String> {

@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 const SOON: f64 = 45.0;
 
 /// Starts the program, with its own address.
-fn hostile(site: &Site, arguments: &[&str]) -> (Daemon, String) {
+pub(crate) fn hostile(site: &Site, arguments: &[&str]) -> (Daemon, String) {
     let address = own_address(7401);
     let listen = address.to_string();
     let arguments = [arguments, &["--listen", &listen]].concat();

@@ -51,6 +51,7 @@ mod plans;
 mod privileges;
 mod readiness;
 mod refusals;
+mod relay;
 mod restore;
 mod secret_sources;
 mod secrets;

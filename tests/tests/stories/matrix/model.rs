@@ -56,6 +56,8 @@ pub(crate) enum About {
     Host(&'static str, &'static str),
     /// What a conf-slave has of its datacenter.
     Cache,
+    /// What goes through a conf-slave to conf-master, and what that says to conf-slaves.
+    WayUp,
 }
 
 /// A right of the policy.
@@ -206,8 +208,8 @@ fn slave_lets(verb: &str, about: About, proof: Proof) -> bool {
             Proof::Host(_, own) | Proof::Joined(_, own) => own == host,
             _ => false,
         },
-        // Where it stands in for Consul, its keys are those of conf-slaves.
-        ("administer", About::Cache) => matches!(proof, Proof::Slave(_)),
+        // The way up is for other conf-slaves; where it stands in for Consul, its keys are theirs.
+        ("read" | "report", About::WayUp) | ("administer", About::Cache) => matches!(proof, Proof::Slave(_)),
         // It is a cache.
         ("push", About::Cache) => false,
         _ => panic!("the model does not know who has the right {verb:?} about {about:?} on a conf-slave"),

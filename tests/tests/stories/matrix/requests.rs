@@ -267,6 +267,24 @@ impl Operation {
             | "GET /metrics"
             | "GET /v1/status/leader" => vec![one(&self.path)],
             "GET /api/v1/access" => vec![self.ask(About::Readers(own), &self.path)],
+            "GET /api/v1/datacenters/{id}/{version}" | "GET /api/v1/datacenters/{id}/{version}/freshness" => {
+                vec![one(&self.path.replace("{id}/{version}", own))]
+            }
+            "GET /api/v1/datacenters/{id}/{version}/access" => {
+                vec![self.ask(About::Readers(own), &self.path.replace("{id}/{version}", own))]
+            }
+            "POST /api/v1/datacenters/{id}/{version}/hosts" => {
+                let body = json!({"sequence": 1, "hosts": [report_of(own, "web-1")]});
+                vec![self.ask(About::WayUp, &self.path.replace("{id}/{version}", own)).json(&body)]
+            }
+            "POST /api/v1/datacenters/{id}/{version}/hosts/{host}/key" => {
+                let join = |joining: &&Joining| joining.datacenter == own;
+                let ask = |Joining { host, body, .. }: &Joining| {
+                    let path = self.path.replace("{id}/{version}", own).replace("{host}", host);
+                    self.ask(About::WayUp, &path).json(body)
+                };
+                scene.joining.iter().filter(join).map(ask).collect()
+            }
             "GET /conf.git/info/refs" => vec![
                 one("/conf.git/info/refs?service=git-upload-pack"),
                 one("/conf.git/info/refs?service=git-receive-pack").needing("push"),
@@ -278,7 +296,10 @@ impl Operation {
                 let sequence = scene.sequence;
                 vec![one(&format!("/api/v1/at?datacenter={own}&sequence={sequence}&timeout=0"))]
             }
-            "GET /api/v1/events" => vec![one(&format!("/api/v1/events?datacenter={own}")).streaming()],
+            "GET /api/v1/events" => vec![
+                one(&format!("/api/v1/events?datacenter={own}")).streaming(),
+                self.ask(About::WayUp, &format!("/api/v1/events?datacenter={own}&relay=true")).streaming(),
+            ],
             "POST /api/v1/reports" => {
                 let report = |host| self.ask(About::Host(own, host), &self.path).json(&report_of(own, host));
                 ["web-1", "web-2", "joined-1"].map(report).into()
