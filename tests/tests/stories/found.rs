@@ -7,6 +7,7 @@ use serde_json::Value;
 use tests::{
     Host, Plan, Site, eventually, eventually_within,
     http::Address,
+    remove_folder,
     site::{DATACENTER, Pointers},
     stalled_since,
 };
@@ -163,7 +164,7 @@ fn a_conf_slave_that_asked_to_be_left_alone_is_no_problem_when_it_is_well() {
     site.master.daemon.kill9();
     for slave in &mut site.slaves {
         slave.daemon.kill9();
-        std::fs::remove_dir_all(&slave.state).expect("it can be removed");
+        remove_folder(&slave.state);
         slave.daemon.start_unready();
     }
     host.daemon.start_unready();

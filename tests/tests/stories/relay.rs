@@ -9,7 +9,7 @@ use std::{
 use hyper::Method;
 use serde_json::{Value, json};
 use tests::{
-    Daemon, Host, Plan, Site, Slave, eventually, eventually_within,
+    Host, Plan, Site, Slave, eventually, eventually_within,
     http::{Address, Answer},
     program::text,
     site::{DATACENTER, ELSEWHERE, Pointers, in_repository, instance, token_in},
@@ -25,31 +25,21 @@ const HOSTS: &str = "/api/v1/datacenters/us-west/v1/hosts";
 /// What is told at once, on a busy machine. A conf-slave tells its hosts again every 60 s.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Gives a flag of a daemon another value.
-fn set(daemon: &mut Daemon, flag: &str, value: &str) {
-    let arguments = daemon.arguments();
-    let at = arguments.iter().position(|argument| argument == flag).expect("it has that flag");
-    arguments[at + 1] = value.into();
-}
-
 /// Makes a conf-slave that follows another one, with a stand-in for Consul of its own.
 fn make_behind(site: &Site, above: &str, number: usize) -> Slave {
     let mut slave = site.make_slave(number);
-    set(&mut slave.daemon, "--central", above);
-    set(&mut slave.daemon, "--consul", "embedded");
+    slave.daemon.set_flag("--central", [above]);
+    slave.daemon.set_flag("--consul", ["embedded"]);
     slave
 }
 
 /// Makes a host that knows this conf-slave and no other server.
 fn make_host(site: &Site, slave: &Slave, number: usize) -> Host {
     let mut host = site.make_host(number);
-    let arguments = host.daemon.arguments();
-    for flag in ["--surrogate", "--central", "--consul"] {
-        while let Some(at) = arguments.iter().position(|argument| argument == flag) {
-            arguments.drain(at..at + 2);
-        }
+    host.daemon.set_flag::<&str>("--central", []);
+    for flag in ["--surrogate", "--consul"] {
+        host.daemon.set_flag(flag, [&slave.url]);
     }
-    arguments.extend(["--surrogate", &slave.url, "--consul", &slave.url].map(Into::into));
     host
 }
 
@@ -253,7 +243,7 @@ fn conf_slaves_that_follow_each_other_say_so_and_do_no_harm() {
     let before = site.push_and_wait("services/web", "round", "1\n");
     let far = site.slaves[1].url.clone();
     let central = site.master.url();
-    set(&mut site.slaves[0].daemon, "--central", &far);
+    site.slaves[0].daemon.set_flag("--central", [&far]);
     site.slaves[0].daemon.restart();
     for slave in &site.slaves {
         wait_problem(slave, "it follows this conf-slave in turn", true);
@@ -286,7 +276,7 @@ fn conf_slaves_that_follow_each_other_say_so_and_do_no_harm() {
     let more = site.slaves.iter().map(|slave| slave.daemon.log().lines().count()).sum::<usize>() - logs;
     assert!(more < 40, "{more} lines");
     // One of them names conf-master again.
-    set(&mut site.slaves[0].daemon, "--central", &central);
+    site.slaves[0].daemon.set_flag("--central", [&central]);
     site.slaves[0].daemon.restart();
     let sequence = site.push_and_wait("services/web", "round", "3\n");
     wait_counted(&site, sequence);
@@ -304,7 +294,7 @@ fn two_conf_slaves_are_each_others_way_to_a_conf_master_that_one_does_not_reach(
     for (at, other) in [(0, &urls[1]), (1, &urls[0])] {
         let daemon = &mut site.slaves[at].daemon;
         if at == 1 {
-            set(daemon, "--central", &central);
+            daemon.set_flag("--central", [&central]);
         }
         daemon.argument("--central");
         daemon.argument(other.as_str());
@@ -336,7 +326,7 @@ fn two_conf_slaves_are_each_others_way_to_a_conf_master_that_one_does_not_reach(
 fn a_relay_of_another_datacenter_is_of_no_use_and_it_is_said() {
     let site = far(Plan::default());
     let mut other = make_behind(&site, &site.slave().url, 3);
-    set(&mut other.daemon, "--datacenter", ELSEWHERE);
+    other.daemon.set_flag("--datacenter", [ELSEWHERE]);
     other.daemon.start();
     // Nobody has told it who may ask for its status.
     eventually("it to say so", || {
@@ -356,7 +346,7 @@ fn no_lie_of_a_relay_is_believed() {
         let flags = ["slave", "--honest", &honest, "--datacenter", DATACENTER, "--folder", folder, "--mode", mode];
         let (liar, url) = hostile(&site, &flags);
         let before = site.slaves[1].status().expect("it answers");
-        set(&mut site.slaves[1].daemon, "--central", &url);
+        site.slaves[1].daemon.set_flag("--central", [&url]);
         site.slaves[1].daemon.restart();
         eventually("the conf-slave to refuse the lie", || {
             let status = site.slaves[1].status()?;
@@ -366,7 +356,7 @@ fn no_lie_of_a_relay_is_believed() {
         });
         let after = site.slaves[1].status().expect("it answers");
         assert_eq!((&after["sequence"], &after["commit"]), (&before["sequence"], &before["commit"]), "{mode}");
-        set(&mut site.slaves[1].daemon, "--central", &above);
+        site.slaves[1].daemon.set_flag("--central", [&above]);
         site.slaves[1].daemon.restart();
         site.push_and_wait("services/web", "round", &format!("{mode}\n"));
     }
