@@ -49,7 +49,8 @@ const ACCESS: &str = "access";
 /// What is said where conf-master does not send it.
 const UNTOLD: &str = "the central server does not say who may ask this slave, so that no host may: the token of \
                       --token-file must be one for a conf-slave, which `conf-master token add NAME --slave ID/VERSION` makes; \
-                      with another one in the file, start this slave again";
+                      with another one in the file, start this slave again. An earlier conf-master tells no slave: upgrade it \
+                      first";
 /// The topic of statements about keys.
 const KEYS: &str = "keys";
 /// The topic of a stream of events that is silent.

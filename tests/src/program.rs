@@ -131,6 +131,11 @@ impl Daemon {
         }
     }
 
+    /// Has another program run at the next start.
+    pub fn run_as(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// Sets an environment variable for the next start.
     pub fn environment(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.into(), value.into()));

@@ -50,16 +50,23 @@ impl Master {
 
     /// Makes a repository in a folder without serving it.
     pub fn init(folder: &Path) -> Self {
+        let mut master = Self::init_as(built("conf-master"), folder);
+        master.daemon.argument("--open");
+        master
+    }
+
+    /// Has a program make a repository, and serve it at the next start without more flags than these
+    /// two.
+    pub fn init_as(program: PathBuf, folder: &Path) -> Self {
         let repo = folder.join("central.git");
-        let mut init = command(built("conf-master"), folder);
+        let mut init = command(&program, folder);
         init.args(["init", "--repo"]).arg(&repo);
         let output = run(init);
         assert!(output.status.success(), "conf-master init failed:\n{}", text(&output));
         let address = own_address(7400);
         let listen = address.to_string().into();
-        let arguments = [OsString::from("serve"), "--open".into(), "--listen".into(), listen];
-        let arguments = arguments.into_iter().chain(["--repo".into(), repo.clone().into()]);
-        let daemon = Daemon::new("conf-master", built("conf-master"), folder, arguments);
+        let arguments = [OsString::from("serve"), "--listen".into(), listen, "--repo".into(), repo.clone().into()];
+        let daemon = Daemon::new("conf-master", program, folder, arguments);
         Master { daemon, repo, proxy: None, address, authority: None, asks: false, home: folder.to_owned() }
     }
 

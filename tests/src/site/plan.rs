@@ -1,5 +1,7 @@
 //! The parts of a site to start.
 
+use std::path::PathBuf;
+
 /// The server of the pointers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pointers {
@@ -41,6 +43,9 @@ pub struct Plan {
     pub keys: bool,
     /// Gives caches and hosts a copy of the key, as on machines of their own.
     pub copied_key: bool,
+    /// An earlier program of the central server, from before tokens, which makes the repository and
+    /// serves it. Hosts and caches that are made run as the present ones.
+    pub earlier_master: Option<PathBuf>,
     /// More flags for the caches.
     pub slave_flags: Vec<String>,
     /// More flags for the hosts.
@@ -61,6 +66,7 @@ impl Default for Plan {
             tokens: false,
             keys: false,
             copied_key: false,
+            earlier_master: None,
             slave_flags: Vec::new(),
             host_flags: Vec::new(),
         }

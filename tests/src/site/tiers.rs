@@ -311,7 +311,10 @@ impl Plan {
         };
         let proxied = consuls.iter().filter(|_| self.proxied);
         let to_consul = proxied.map(|consul| Proxy::start(consul.address())).collect();
-        let mut master = Master::init(folder.path());
+        let mut master = match self.earlier_master.clone() {
+            Some(program) => Master::init_as(program, folder.path()),
+            None => Master::init(folder.path()),
+        };
         if let Some(authority) = &authority {
             assert!(!self.proxied, "a proxy reads what passes through it");
             master.speak_tls(authority);

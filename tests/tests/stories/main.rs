@@ -72,6 +72,7 @@ mod unlanded;
 mod unlisted;
 mod update;
 mod validation;
+mod versions;
 mod wire;
 mod words;
 mod writers;
