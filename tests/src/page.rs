@@ -92,11 +92,15 @@ impl Reader<'_> {
 }
 
 /// Makes a PATH whose first folder has the programs, each of which ends with the shell that started
-/// it, and whose next ones are these. A program is taken from the first of these that has it.
+/// it, and whose next ones are these. A program is taken from the first of these that has it, and
+/// Consul's only from there.
 pub fn programs(bin: &Path, more: &[PathBuf]) -> String {
     fs::create_dir_all(bin).expect("the folder can be made");
-    for name in ["conf-master", "conf-slave", "conf-local"] {
+    for name in ["conf-master", "conf-slave", "conf-local", "consul"] {
         let other = more.iter().map(|folder| folder.join(name)).find(|program| program.exists());
+        if name == "consul" && other.is_none() {
+            continue;
+        }
         let (path, program) = (bin.join(name), other.unwrap_or_else(|| built(name)));
         let text = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", program.display());
         fs::write(&path, text).expect("the program can be written");
