@@ -298,7 +298,8 @@ fn cut<T, U>(list: &[T], shown: usize, more: &mut usize, show: impl Fn(&T) -> U)
 const LOOKED_BACK: u64 = 10_000;
 
 impl DeliveryTarget {
-    /// Lists the changes whose snapshots decide which hosts run it, and which are of another history.
+    /// Lists the changes whose snapshots decide which hosts run it, and which are of another
+    /// history.
     pub(crate) fn asks(&self, reports: &[Arc<ReceivedReport>]) -> BTreeSet<Sequence> {
         reports.iter().map(|one| one.report.sequence).filter(|sequence| self.is_near(*sequence)).collect()
     }
@@ -307,8 +308,8 @@ impl DeliveryTarget {
         sequence >= self.sequence || self.sequence.0 - sequence.0 <= LOOKED_BACK
     }
 
-    /// Tells whether a host exports a snapshot that this history does not have, as after a backup was
-    /// put in the place of a server.
+    /// Tells whether a host exports a snapshot that this history does not have, as after a backup
+    /// was put in the place of a server.
     fn is_of_other_history(&self, report: &HostReport, chain: &Chain) -> bool {
         let ours = chain.get(&report.sequence);
         self.is_near(report.sequence) && report.commit.is_some_and(|commit| ours != Some(&commit))

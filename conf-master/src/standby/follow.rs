@@ -59,7 +59,7 @@ pub(crate) async fn run(following: Following, lander: Lander, stop: Cancellation
 
 /// Follows for ever.
 pub(crate) async fn follow(following: &Following, lander: &Lander) {
-    tokio::join!(take_changes(following, lander), records::keep(following, lander));
+    tokio::join!(take_changes(following, lander), records::keep(&following.servers, lander));
 }
 
 async fn take_changes(following: &Following, lander: &Lander) {

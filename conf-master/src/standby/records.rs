@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use conf_core::daemon::{blocking, chain};
+use conf_core::upstream::Upstreams;
 use tracing::debug;
 
 use crate::landing::{Lander, Record};
-use crate::standby::follow::Following;
 
 /// 10 s: how often the leader is asked for what it refused.
 const EVERY: Duration = Duration::from_secs(10);
@@ -16,11 +16,11 @@ const EVERY: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 100;
 
 /// Takes down for ever what the leader refuses.
-pub(crate) async fn keep(following: &Following, lander: &Lander) {
+pub(crate) async fn keep(leader: &Upstreams, lander: &Lander) {
     let mut known: Option<BTreeSet<String>> = None;
     loop {
         // Whether the leader is heard is said elsewhere.
-        if let Err(cause) = take(following, lander, &mut known).await {
+        if let Err(cause) = take(leader, lander, &mut known).await {
             debug!("what the leader refused is not known: {}", chain(&*cause));
         }
         tokio::time::sleep(EVERY).await;
@@ -28,9 +28,8 @@ pub(crate) async fn keep(following: &Following, lander: &Lander) {
 }
 
 /// Asks once, and takes down what is not in `known`: at first, what is not here.
-async fn take(following: &Following, lander: &Lander, known: &mut Option<BTreeSet<String>>) -> anyhow::Result<()> {
-    let server = following.servers.in_order().into_iter().next().context("it has no address")?;
-    let told: Vec<Record> = server.get_json(&format!("api/v1/refused?limit={AT_ONCE}")).await?;
+async fn take(leader: &Upstreams, lander: &Lander, known: &mut Option<BTreeSet<String>>) -> anyhow::Result<()> {
+    let told: Vec<Record> = leader.get_json(&format!("api/v1/refused?limit={AT_ONCE}")).await?;
     let ids = told.iter().map(|record| record.request.clone()).collect();
     let (audit, before) = (lander.audit.clone(), known.clone());
     let kept = blocking(move || {
