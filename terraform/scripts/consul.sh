@@ -86,8 +86,8 @@ PrivateDevices=yes
 [Install]
 WantedBy=multi-user.target
 END
-    # A certificate that was renewed.
-    systemctl reload consul.service
+    # A certificate that was renewed. One that is starting reads it anyway.
+    systemctl reload consul.service || true
     wait_for "Consul to have a leader" leads
 }
 leads() { asks GET /v1/status/leader | grep -q ':'; }
@@ -110,12 +110,17 @@ service \"conf-slave\" { policy = \"write\" }"
     enter jobs "key \"configurations/snapshots/$DATACENTER\" { policy = \"read\" }"
 }
 
-# enter NAME RULES. Consul refuses what is there already, which is as good.
+# enter NAME RULES. Each is entered until Consul shows it: it may start again meanwhile. Consul refuses what is there already, which is
+# as good.
 enter() {
     local name=conf-$1
-    asks GET "/v1/acl/policy/name/$name" | grep -q "\"$name\"" ||
-        python3 -c 'import json, sys; json.dump({"Name": sys.argv[1], "Rules": sys.argv[2]}, sys.stdout)' "$name" "$2" | asks PUT /v1/acl/policy >/dev/null
+    wait_for "Consul to know the policy $name" has_policy "$name" "$2"
     wait_for "Consul to know the token of $1" knows "$1" "$name"
+}
+has_policy() {
+    asks GET "/v1/acl/policy/name/$1" | grep -q "\"$1\"" && return
+    python3 -c 'import json, sys; json.dump({"Name": sys.argv[1], "Rules": sys.argv[2]}, sys.stdout)' "$1" "$2" | asks PUT /v1/acl/policy >/dev/null
+    return 1
 }
 knows() {
     printf 'X-Consul-Token: %s\n' "$(cat "$ETC/token-$1")" >"$ETC/header-of-token"

@@ -394,7 +394,10 @@ impl Fleet {
 
     fn done(&self, name: &str) {
         self.says(name, &format!("conf-setup: {name}: done"));
-        self.wait(name, &format!("cloud-init of {name} to be done"), "cloud-init status | grep 'status: done'");
+        let journal = "journalctl --unit conf-setup --output cat | tail -n 60";
+        let script =
+            format!("cloud-init status | grep 'status: done' || {{ {journal}; cloud-init status --long; false; }}");
+        self.wait(name, &format!("cloud-init of {name} to be done"), &script);
     }
 
     fn job_says(&self, name: &str, what: &str) {
