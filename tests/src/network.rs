@@ -13,7 +13,7 @@ use std::{
 
 use crate::program::{command, lines_of, run, spawn, text};
 
-/// Set in a test that runs in a network of its own.
+/// Set in a test that runs in a network of its own, to the file in which it says that it is there.
 const INSIDE: &str = "CONF_TEST_NETWORK";
 
 /// The network of this process, which no other test shares.
@@ -30,7 +30,8 @@ impl Network {
     ///
     /// Where the test fails.
     pub fn own(test: &str) -> Option<Self> {
-        if std::env::var_os(INSIDE).is_some() {
+        if let Some(file) = std::env::var_os(INSIDE) {
+            fs::write(file, test).expect("it can be written");
             ip(&["link", "set", "lo", "up"]);
             return Some(Network { iptables: iptables() });
         }
@@ -39,10 +40,13 @@ impl Network {
         let mut again = Command::new("setpriv");
         again.args(["--pdeathsig", "KILL", "--", "unshare", "--net", "--"]);
         again.arg(std::env::current_exe().expect("a test knows its own program"));
-        again.args(["--exact", test, "--nocapture", "--test-threads", "1"]);
-        again.env(INSIDE, "1").env("IPTABLES", iptables);
+        // Also one that is run by a choice alone, which was made here.
+        again.args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads", "1"]);
+        let said = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+        again.env(INSIDE, said.path()).env("IPTABLES", iptables);
         let status = spawn(again).and_then(|mut child| child.wait()).expect("the test can be started again");
         assert!(status.success(), "{test} failed in its own network: {status}");
+        assert_eq!(fs::read_to_string(said.path()).unwrap_or_default(), test, "no test has this name");
         None
     }
 

@@ -394,10 +394,7 @@ impl Fleet {
 
     fn done(&self, name: &str) {
         self.says(name, &format!("conf-setup: {name}: done"));
-        let journal = "journalctl --unit conf-setup --output cat | tail -n 60";
-        let script =
-            format!("cloud-init status | grep 'status: done' || {{ {journal}; cloud-init status --long; false; }}");
-        self.wait(name, &format!("cloud-init of {name} to be done"), &script);
+        self.wait(name, &format!("cloud-init of {name} to be done"), "cloud-init status | grep 'status: done'");
     }
 
     fn job_says(&self, name: &str, what: &str) {
@@ -414,7 +411,7 @@ impl Fleet {
             if output.status.success() {
                 return Ok(());
             }
-            Err(text(&self.on(name).try_sh("cloud-init status --long; journalctl --unit conf-setup --output cat | tail -n 15; tail -n 5 /var/log/cloud-init-output.log")))
+            Err(text(&self.on(name).try_sh("journalctl --unit conf-setup --output cat | tail -n 60; tail -n 5 /var/log/cloud-init-output.log; cloud-init status --long")))
         });
     }
 
