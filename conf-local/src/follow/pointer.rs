@@ -61,12 +61,24 @@ pub(crate) async fn watch(sources: &Sources, candidates: &Candidates, agent: &Ag
         async move {
             let Some(consul) = consul else { return };
             let name = if number == 0 { "consul".to_owned() } else { format!("consul ({})", number + 1) };
-            Lane { sources, consul, name, candidates, agent, newest: candidates.newest(), seen: Sequence(0) }
-                .watch()
-                .await;
+            let revived = consul.revive(&sources.key, || show_silent(consul, agent, &name));
+            let newest = candidates.newest();
+            let lane = Lane { sources, consul, name: name.clone(), candidates, agent, newest, seen: Sequence(0) };
+            tokio::join!(lane.watch(), revived);
         }
     };
     stop.run_until_cancelled(async { tokio::join!(lane(0), lane(1)) }).await;
+}
+
+/// Shows which servers of Consul gave no answer, while another one did.
+fn show_silent(consul: &Consul, agent: &Agent, name: &str) {
+    match consul.silent().as_slice() {
+        [] => agent.set_back(name),
+        silent => {
+            let words = format!("{} gives no answer, another server does; does it hang?", silent.join(", "));
+            agent.set_away(name, &words);
+        }
+    }
 }
 
 /// The watch of the pointer at one server of Consul, or at those that take turns.
@@ -102,7 +114,7 @@ impl Lane<'_> {
             };
             let pause = match answer {
                 Ok(entry) => {
-                    self.show_silent();
+                    show_silent(self.consul, self.agent, &self.name);
                     backoff.reset();
                     match self.take(entry) {
                         Taken::New => {
@@ -152,17 +164,6 @@ impl Lane<'_> {
         tokio::select! {
             () = sleep(LULL + random_up_to(LULL * 2)) => {}
             () = self.candidates.alone(&self.name) => {}
-        }
-    }
-
-    /// Shows which servers of Consul gave no answer, while another one did.
-    fn show_silent(&self) {
-        match self.consul.silent().as_slice() {
-            [] => self.agent.set_back(&self.name),
-            silent => {
-                let words = format!("{} gives no answer, another server does; does it hang?", silent.join(", "));
-                self.agent.set_away(&self.name, &words);
-            }
         }
     }
 

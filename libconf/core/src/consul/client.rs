@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    convert::Infallible,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     address::hide_login,
@@ -34,6 +35,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// 1 s: an address that has not answered by then has the next one asked too.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// 30 s until an address that is silent is asked again whether it answers.
+const WHILE_SILENT: Duration = Duration::from_secs(30);
 /// 5 s: the same for a list of many keys, which takes its time and must not be made twice.
 const PATIENCE_WITH_MANY: Duration = Duration::from_secs(5);
 
@@ -49,8 +52,9 @@ pub struct Consul {
     answered: AtomicUsize,
     /// The places of addresses that gave no answer when they were asked last.
     silent: Mutex<BTreeSet<usize>>,
-    /// How long an address that was silent may take when it is asked beside a wait.
+    /// How long an address that was silent may take when it is asked by itself, and how often it is.
     pub(crate) beside: Duration,
+    pub(crate) while_silent: Duration,
     credentials: ConsulCredentials,
 }
 
@@ -103,7 +107,7 @@ impl Consul {
 
     fn of(addresses: Vec<Address>, credentials: ConsulCredentials) -> Self {
         let (answered, silent) = (AtomicUsize::new(0), Mutex::default());
-        Consul { addresses, answered, silent, beside: PATIENCE, credentials }
+        Consul { addresses, answered, silent, beside: PATIENCE, while_silent: WHILE_SILENT, credentials }
     }
 
     /// The addresses that gave no answer when they were asked last, while others did.
@@ -111,9 +115,20 @@ impl Consul {
         self.silent.lock().iter().map(|at| self.addresses[*at].shown.clone()).collect()
     }
 
-    /// Asks one of the addresses that were silent whether it answers again, and tells whether it
-    /// does. Any answer is a sign of life.
-    pub(crate) async fn ask_a_silent_one(&self, key: &str) -> bool {
+    /// Asks one of the addresses that are silent each 30 s whether it answers again, by reading `key`,
+    /// and calls `back` when one does. Runs until it is dropped. A watch may have news all the time,
+    /// so this is beside it.
+    pub async fn revive(&self, key: &str, back: impl Fn()) -> Infallible {
+        loop {
+            sleep(self.while_silent).await;
+            if self.ask_a_silent_one(key).await {
+                back();
+            }
+        }
+    }
+
+    /// Tells whether one of the addresses that were silent answers. Any answer is a sign of life.
+    async fn ask_a_silent_one(&self, key: &str) -> bool {
         let silent: Vec<usize> = self.silent.lock().iter().copied().collect();
         let Some(&at) = silent.get(rand::random_range(0..silent.len().max(1))) else { return false };
         let path = format!("/v1/kv/{key}");

@@ -12,8 +12,6 @@ use crate::consul::{
 
 /// The deadline of a read that does not wait for a change.
 const READ: Duration = Duration::from_secs(5);
-/// The longest wait at one address while another one is silent, which is then asked too.
-const WHILE_SILENT: Duration = Duration::from_secs(30);
 /// The pause after the first answer that came early and changed nothing; each further one doubles
 /// it.
 const FLOOR: Duration = Duration::from_millis(50);
@@ -33,8 +31,6 @@ pub struct WatchIndex {
     last: Option<Entry>,
     /// Answers in a row that came before their time and changed nothing.
     early: u32,
-    /// When an address that is silent is asked beside a wait, while there is one.
-    ask_silent: Option<Instant>,
     /// The earliest time of the next question.
     floor: Option<Instant>,
 }
@@ -44,15 +40,6 @@ impl WatchIndex {
     /// act on, and after a suspicion that the server is silent.
     pub fn forget(&mut self) {
         self.index = None;
-    }
-
-    /// Tells whether it is time to ask an address that is silent, whatever the others answer: each
-    /// [`WHILE_SILENT`].
-    fn is_due(&mut self, is_silent: bool, now: Instant) -> bool {
-        let due = self.ask_silent.filter(|_| is_silent);
-        let is_due = due.is_some_and(|due| due <= now);
-        self.ask_silent = is_silent.then(|| due.filter(|_| !is_due).unwrap_or(now + WHILE_SILENT));
-        is_due
     }
 
     /// Notes an answer that is acted on, and sets the earliest time of the next question.
@@ -82,7 +69,6 @@ impl Consul {
     /// - `seen` moves on with an answer that is of use, and with no other; it begins anew after an
     ///   error, at another address, and when Consul's index went back.
     /// - Answers that come before their time and change nothing are followed by a growing pause.
-    /// - It also returns, with what it read last, as soon as an address that was silent answers.
     /// - Cancel: dropping the future loses no change; the next call answers at once.
     /// - Source: Consul HTTP API, "Blocking Queries".
     pub async fn watch(&self, key: &str, seen: &mut WatchIndex, wait: Duration) -> Result<Option<Entry>, ConsulError> {
@@ -90,8 +76,6 @@ impl Consul {
         if let Some(floor) = seen.floor {
             sleep_until(floor).await;
         }
-        let is_silent = !self.silent().is_empty();
-        let wait = if is_silent { wait.min(WHILE_SILENT) } else { wait };
         // Taken out, so that an error leaves nothing behind.
         let before = seen.index.take();
         let asked = Instant::now();
@@ -99,20 +83,7 @@ impl Consul {
             Some((at, index)) => {
                 let path = format!("/v1/kv/{key}?index={index}&wait={}ms", wait.as_millis());
                 let deadline = wait + wait / 16 + READ;
-                let answer = self.ask_one(at, Connection::Pooled, Method::GET, &path, None, deadline);
-                let mut answer = std::pin::pin!(answer);
-                let is_due = seen.is_due(is_silent, asked);
-                tokio::select! {
-                    answer = &mut answer => answer.ok(),
-                    is_back = self.ask_a_silent_one(key), if is_due => {
-                        if is_back {
-                            // Nothing has changed but `silent`, which the caller may show.
-                            seen.index = before;
-                            return Ok(seen.last.clone());
-                        }
-                        answer.await.ok()
-                    }
-                }
+                self.ask_one(at, Connection::Pooled, Method::GET, &path, None, deadline).await.ok()
             }
             None => None,
         };
@@ -172,18 +143,6 @@ mod tests {
         assert_eq!(pause(&seen), Some(MOST_FLOOR_ABSENT));
     }
 
-    #[test]
-    fn a_silent_address_is_asked_now_and_then_also_where_changes_come_all_the_time() {
-        let (start, mut seen) = (Instant::now(), WatchIndex::default());
-        let asked = |seen: &mut WatchIndex, seconds: std::ops::Range<u64>, is_silent: bool| {
-            let due = seconds.filter(|after| seen.is_due(is_silent, start + Duration::from_secs(*after)));
-            due.collect::<Vec<u64>>()
-        };
-        assert_eq!(asked(&mut seen, 0..100, true), [30, 60, 90]);
-        assert_eq!(asked(&mut seen, 100..200, false), [0; 0]);
-        assert_eq!(asked(&mut seen, 200..240, true), [230]);
-    }
-
     /// Takes requests for `key`, and answers with the index 7 while `wait` says nothing else.
     async fn serve(mut client: TcpStream, asked: mpsc::UnboundedSender<String>, change: Arc<Notify>) {
         let mut bytes = vec![0; 4096];
@@ -201,13 +160,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_address_is_asked_beside_a_wait_and_keeps_no_change_back() {
+    async fn a_silent_address_is_asked_beside_a_wait_until_it_answers_again() {
         let (silent, well) =
             (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let urls = [&silent, &well].map(|one| format!("http://{}", one.local_addr().unwrap()));
         let mut consul = Consul::new(&urls, ConsulCredentials::default()).unwrap();
         // Far above the time of a change on a busy machine.
         consul.beside = Duration::from_secs(60);
+        consul.while_silent = Duration::from_millis(10);
         let (asked, mut seen_requests) = mpsc::unbounded_channel();
         let change = Arc::new(Notify::new());
         let (let_go, others) = (Arc::clone(&change), asked.clone());
@@ -221,31 +181,21 @@ mod tests {
         let first = consul.watch("key", &mut seen, wait).await.unwrap().unwrap();
         assert_eq!((first.value.as_slice(), consul.silent().as_slice()), (b"1".as_slice(), &urls[..1]));
         assert!(!seen_requests.recv().await.unwrap().contains("wait="));
-        // As if its time were up.
-        seen.ask_silent = Some(Instant::now());
         while silent.accept().now_or_never().is_some() {}
-        let beside = async {
-            // The silent one is asked, and the well one waits meanwhile.
+        let (back, mut told) = mpsc::unbounded_channel();
+        let work = async {
+            // The silent one is asked, and a change comes meanwhile.
             let (client, _) = silent.accept().await.unwrap();
-            // The first question may have been asked twice.
-            while !seen_requests.recv().await.unwrap().contains("wait=30000ms") {}
             let_go.notify_one();
-            client
-        };
-        let start = Instant::now();
-        let (second, _client) = tokio::join!(consul.watch("key", &mut seen, wait), beside);
-        assert_eq!(second.unwrap().unwrap().value, b"2");
-        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-        assert_eq!(consul.silent(), urls[..1], "it is still silent");
-
-        seen.ask_silent = Some(Instant::now());
-        while silent.accept().now_or_never().is_some() {}
-        let back = async {
-            let (client, _) = silent.accept().await.unwrap();
+            let second = consul.watch("key", &mut seen, wait).await.unwrap().unwrap();
+            assert_eq!((second.value.as_slice(), consul.silent().as_slice()), (b"2".as_slice(), &urls[..1]));
             serve(client, others, Arc::default()).await;
+            told.recv().await.unwrap();
+            assert_eq!(consul.silent(), urls[..0], "it answers again");
         };
-        let (third, ()) = tokio::join!(consul.watch("key", &mut seen, wait), back);
-        assert_eq!(third.unwrap().unwrap().value, b"2", "nothing has changed");
-        assert_eq!(consul.silent(), urls[..0], "it answers again");
+        tokio::select! {
+            _ = consul.revive("key", || back.send(()).unwrap()) => {}
+            () = work => {}
+        }
     }
 }
