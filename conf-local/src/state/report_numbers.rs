@@ -43,10 +43,10 @@ impl ReportNumbers {
             tracing::warn!(%error, "{} cannot be read; reports are numbered by the clock", file.display());
             Reserved::default()
         });
-        // A state folder may have no numbers yet. An earlier agent, which numbers by the clock, may
-        // have run since.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        reserved = reserved.max(u64::try_from(now).unwrap_or(u64::MAX / 2));
+        if reserved == 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            reserved = u64::try_from(now).unwrap_or(u64::MAX / 2);
+        }
         ReportNumbers { file, last: reserved, reserved, is_told: false, lock: None }
     }
 
@@ -100,10 +100,6 @@ mod tests {
             again.next().await;
         }
         assert!(open().next().await > again.last);
-        // An earlier agent, which numbers by the clock, has run since.
-        let before = Reserved { reserved: now - 3_600_000 };
-        replace_state(&folder.path().join("reports.json"), &before, Durability::None).unwrap();
-        assert!(open().next().await > now);
         // A clock that was set back changes nothing.
         let ahead = Reserved { reserved: now + 3_600_000 };
         replace_state(&folder.path().join("reports.json"), &ahead, Durability::None).unwrap();
