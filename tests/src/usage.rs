@@ -39,13 +39,18 @@ pub fn memory(pids: &[u32]) -> Memory {
     let mut sum = Memory::default();
     for Process { pid, .. } in with_descendants(pids) {
         // A process may end meanwhile.
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let one = rollup(&text);
+        let one = own_memory(pid);
         sum.private += one.private;
         sum.proportional += one.proportional;
         sum.resident += one.resident;
     }
     sum
+}
+
+/// Returns the memory of one process, without its children.
+pub fn own_memory(pid: u32) -> Memory {
+    // It may end meanwhile.
+    rollup(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default())
 }
 
 /// One process, as `/proc/PID/stat` shows it.

@@ -398,8 +398,7 @@ fn two_daemons_on_one_folder_are_kept_apart() {
     site.push_and_wait("services/web", "round", "1\n");
     let arguments = site.master.daemon.arguments().clone();
     let mut second = Daemon::new("second-master", built("conf-master"), site.folder.path(), arguments);
-    let listen = second.arguments().len() - 1;
-    second.arguments()[listen] = own_address(7400).to_string().into();
+    second.set_flag("--listen", [own_address(7400).to_string()]);
     second.start_unready();
     let status = second.wait_for_end(Duration::from_secs(60));
     assert_eq!(status.code(), Some(1), "{}", second.log());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::program::{Daemon, built, command, run, text};
 use tests::site::{DATACENTER, Pointers, instance};
-use tests::{DEADLINE, Plan, Site, eventually};
+use tests::{DEADLINE, Plan, Site, eventually, eventually_within};
 
 use crate::sessions::identity;
 
@@ -158,8 +158,9 @@ impl Mixed {
         self.expect_kept();
         assert_eq!(self.site.host().file("services/web/latest/page"), format!("{} {round}\n", self.cookie));
         self.site.wait_published(sequence);
-        // What it says of itself arrives above.
-        eventually("conf-master to hear of it", || {
+        // What it says of itself arrives above: also once an earlier agent has numbered by the clock
+        // what came after, which conf-master believes for three minutes.
+        eventually_within(Duration::from_secs(240), "conf-master to hear of it", || {
             let path = format!("/api/v1/datacenters/{DATACENTER}/hosts");
             let hosts = self.site.master.http().get_json(&path)?;
             let host = &hosts["hosts"][0];

@@ -52,8 +52,9 @@ pub struct Consul {
     answered: AtomicUsize,
     /// The places of addresses that gave no answer when they were asked last.
     silent: Mutex<BTreeSet<usize>>,
-    /// How long an address that was silent may take when it is asked by itself, and how often it is.
+    /// How long an address that was silent may take when it is asked by itself.
     pub(crate) beside: Duration,
+    /// How often it is.
     pub(crate) while_silent: Duration,
     credentials: ConsulCredentials,
 }
@@ -115,9 +116,9 @@ impl Consul {
         self.silent.lock().iter().map(|at| self.addresses[*at].shown.clone()).collect()
     }
 
-    /// Asks one of the addresses that are silent each 30 s whether it answers again, by reading `key`,
-    /// and calls `back` when one does. Runs until it is dropped. A watch may have news all the time,
-    /// so this is beside it.
+    /// Asks one of the addresses that are silent each 30 s whether it answers again, by reading
+    /// `key`, and calls `back` when one does. Runs until it is dropped. A watch may have news all
+    /// the time, so this is beside it.
     pub async fn revive(&self, key: &str, back: impl Fn()) -> Infallible {
         loop {
             sleep(self.while_silent).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use tests::usage::{bytes_below, memory};
+use tests::usage::{bytes_below, own_memory};
 
 use crate::faults::fault::Who;
 use crate::faults::scene::Scene;
@@ -46,7 +46,8 @@ impl Usage {
                 _ => "conf-local",
             };
             let (pid, most) = (scene.pid(who), all.entry(kind).or_default());
-            most.memory = most.memory.max(memory(&[pid]).private);
+            // A git that packs at that moment is no growth.
+            most.memory = most.memory.max(own_memory(pid).private);
             let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
             most.descriptors = most.descriptors.max(descriptors);
             most.disk = most.disk.max(bytes_below(&scene.state(who)));
