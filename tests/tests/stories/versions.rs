@@ -159,8 +159,8 @@ impl Mixed {
         assert_eq!(self.site.host().file("services/web/latest/page"), format!("{} {round}\n", self.cookie));
         self.site.wait_published(sequence);
         // What it says of itself arrives above: also once an earlier agent has numbered by the clock
-        // what came after, which conf-master believes for three minutes.
-        eventually_within(Duration::from_secs(240), "conf-master to hear of it", || {
+        // what came after, which conf-master believes until the host was silent for three minutes.
+        eventually_within(Duration::from_secs(600), "conf-master to hear of it", || {
             let path = format!("/api/v1/datacenters/{DATACENTER}/hosts");
             let hosts = self.site.master.http().get_json(&path)?;
             let host = &hosts["hosts"][0];
